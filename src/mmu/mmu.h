@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * mmu.h: one page-table walker for linear, EPT and nested tables, over register values; it knows no cpu and no TLB.
+ *
+ * SDM volume 3A, "Paging"; volume 3C, "VMX Support for Address Translation"; APM volume 2, "Page Translation and
+ * Protection", "Nested Paging".
+ */
+#ifndef MMU_MMU_H
+#define MMU_MMU_H
+
+#include "src/base/base.h"
+#include "src/mem/mem.h"
+
+/* The registers that linear-address translation depends on. */
+struct mmu_regs {
+    uint64_t cr0, cr3, cr4, efer;
+    uint64_t
+        pdpte[4]; /* PAE paging: as loaded with CR3 (Intel), or read at each walk when pdpte_in_memory (AMD nested) */
+    bool pdpte_in_memory;
+    bool ac; /* RFLAGS.AC, for SMAP */
+    uint32_t pkru, pkrs;
+    uint8_t maxphyaddr; /* physical-address width of the model */
+    bool gbpages, amd;  /* 1-GiB pages; vendor where reserved bits differ */
+};
+
+enum mmu_second_kind { MMU_SECOND_NONE, MMU_SECOND_EPT, MMU_SECOND_NPT };
+struct mmu_second {
+    enum mmu_second_kind kind;
+    uint64_t root;                       /* EPTP, or nCR3 */
+    uint64_t npt_cr0, npt_cr4, npt_efer; /* the host's paging mode, NPT alone */
+    uint8_t maxphyaddr;                  /* of the host */
+    bool gbpages;
+    bool ept_exec_only, ept_mbec, ept_ad; /* EPT capabilities and controls in force (ad: EPTP bit 6) */
+    bool ept_paging_write, ept_sss;
+};
+
+enum mmu_access {
+    MMU_READ = 0,
+    MMU_WRITE = 1,
+    MMU_EXEC = 2,
+    MMU_ACCESS_MASK = 3,
+    MMU_USER = 4,     /* CPL 3, not an implicit supervisor access */
+    MMU_IMPLICIT = 8, /* implicit supervisor access (descriptor tables, TSS): SMAP regardless of AC */
+    MMU_PROBE = 16,   /* leave accessed and dirty bits alone */
+};
+
+enum mmu_fault_kind {
+    MMU_OK = 0,
+    MMU_PAGE_FAULT,    /* error: the #PF error code */
+    MMU_EPT_VIOLATION, /* error: exit qualification bits 0-11 (8: fault was on the final translation, not on a table) */
+    MMU_EPT_MISCONFIG,
+    MMU_NPT_FAULT, /* error: EXITINFO1 */
+};
+struct mmu_fault {
+    enum mmu_fault_kind kind;
+    uint64_t error;
+    gpa_t gpa;     /* second-level faults */
+    bool la_valid; /* a linear address caused it (not a PDPTE load) */
+};
+
+struct mmu_result {
+    hpa_t hpa; /* translation of the very address asked for */
+    gpa_t gpa;
+    uint64_t page_size;                      /* the smaller of both levels, bytes */
+    bool writable, user, executable, global; /* of the linear mapping and the second level together: writable is false
+                                                while a dirty bit is still to set */
+    bool sup_writable;                       /* with CR0.WP clear a supervisor may write a read-only page */
+    uint8_t pkey;
+    uint8_t memtype;
+};
+
+/* Translates la for the access with one or two levels. Sets accessed and dirty bits. */
+enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const struct mmu_second *s, la_t la,
+                                  unsigned access, struct mmu_result *out, struct mmu_fault *fault);
+
+/* The second level alone. `final` says whether it is the final translation of a linear address or that of a paging
+ * structure; la_valid as in struct mmu_fault. */
+enum mmu_fault_kind mmu_translate_gpa(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access, bool final,
+                                      bool la_valid, struct mmu_result *out, struct mmu_fault *fault);
+
+/* The four PAE PDPTEs of cr3 through the second level: false with *fault set if one has a reserved bit set (kind
+ * MMU_PAGE_FAULT stands for #GP or the entry failure: the caller's business) or the second level refuses. */
+bool mmu_load_pdptes(struct mem *m, const struct mmu_regs *r, const struct mmu_second *s, uint64_t cr3,
+                     uint64_t pdpte[4], struct mmu_fault *fault);
+
+/* Canonical for the number of linear-address bits that CR4.LA57 gives. */
+INLINE bool mmu_canonical(uint64_t la, bool la57)
+{
+    return sign_extend(la, la57 ? 57 : 48) == la;
+}
+
+#endif

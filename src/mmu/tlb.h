@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * tlb.h: the software TLB: linear page to host pointer in a few host instructions, one- and two-level translation
+ * alike.
+ *
+ * A bank holds the translations of one context (VPID or ASID, EPTP or nCR3, PCID). A processor has a few banks and runs
+ * on one; changing the context picks the bank that has it, or empties the least recently used one. A bank has three
+ * views: user, supervisor that SMAP keeps from user pages, supervisor that it does not; a view is a direct-mapped
+ * table.
+ *
+ * An entry's tag for an access is the page's linear address when that access needs no further check, and an address
+ * that cannot be looked up in that slot when it does: `la - tag <= 4096 - size` is then the whole test, page crossing
+ * included. A translation stays until it is invalidated or displaced, whatever memory says meanwhile: as on silicon.
+ */
+#ifndef MMU_TLB_H
+#define MMU_TLB_H
+
+#include "src/mmu/mmu.h"
+
+#define TLB_ENTRIES 1024u
+#define TLB_BANKS   8u
+enum tlb_view { TLB_USER, TLB_SUP_SMAP, TLB_SUP, TLB_VIEWS };
+
+struct tlb_entry {
+    uint64_t tag[3]; /* by MMU_READ, MMU_WRITE, MMU_EXEC */
+    uint64_t addend; /* host address - linear address */
+};
+/* What the fast path does not look at. */
+struct tlb_info {
+    hpa_t page;
+    gpa_t gpa;
+    uint64_t size; /* bytes that the mapping covers, for INVLPG */
+    bool global, valid;
+    bool rd, wr, ex; /* rights granted when it was filled; a tag may still be withheld (code page, MMIO) */
+    uint8_t pkey, memtype;
+};
+struct tlb_context {
+    uint16_t vpid; /* VPID or ASID; 0: not in guest mode */
+    uint16_t pcid;
+    uint64_t root; /* EPTP or nCR3; 0: one level */
+};
+struct tlb_bank {
+    struct tlb_entry e[TLB_VIEWS][TLB_ENTRIES];
+    struct tlb_info i[TLB_VIEWS][TLB_ENTRIES];
+    struct tlb_context ctx;
+    bool used;
+    uint64_t last_used;
+    uint64_t gen; /* a new number whenever an executable translation was dropped; unique among all banks of the tlb */
+    uint32_t filled[TLB_VIEWS];
+};
+struct tlb {
+    struct tlb_bank *bank;     /* [TLB_BANKS] */
+    struct tlb_entry *nothing; /* a view in which every look-up misses: alignment checks, data breakpoints */
+    uint64_t clock, gen;
+    uint64_t fills;
+};
+
+INLINE unsigned tlb_slot(uint64_t la)
+{
+    return (la >> 12) & (TLB_ENTRIES - 1);
+}
+INLINE uint64_t tlb_no_tag(unsigned slot)
+{
+    return (uint64_t)(slot ^ 1) << 12;
+}
+
+bool tlb_init(struct tlb *t);
+void tlb_free(struct tlb *t);
+/* The bank of this context, emptied if it was another's. */
+struct tlb_bank *tlb_select(struct tlb *t, const struct tlb_context *ctx);
+/* Enters a translation; host NULL: not plain memory, so no tag is given but the information stays. */
+void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, const struct mmu_result *r,
+              uint8_t *host_page, bool rd, bool wr, bool ex);
+/* Invalidations. Each takes what the manuals' INVLPG, INVPCID, INVVPID, INVEPT, INVLPGA, TLB_CONTROL and MOV CRn name.
+ */
+void tlb_flush_all(struct tlb *t);
+void tlb_flush_bank(struct tlb *t, struct tlb_bank *b, bool keep_global);
+void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la,
+                    bool all_pcids_global); /* this PCID, and globals of every PCID with the same vpid/root */
+void tlb_flush_matching(struct tlb *t, int vpid, int pcid, uint64_t root, bool any_root,
+                        bool keep_global); /* -1: any */
+/* A page now holds code: withdraw its write tags everywhere. */
+void tlb_withdraw_write(struct tlb *t, hpa_t page);
+void tlb_withdraw_all_writes(struct tlb *t);
+
+#endif
