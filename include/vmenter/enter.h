@@ -16,11 +16,14 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
 
 /* In the order of the registers' encoding, so that reg[n] is what a ModRM field or an exit qualification names. */
 struct vmenter_regs {
     union {
-        struct {
+        __extension__ struct {
             uint64_t rax, rcx, rdx, rbx, rsp_unused, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15;
         };
         uint64_t reg[16];
@@ -35,6 +38,9 @@ unsigned char vmenter_vmresume(struct vmenter_regs *regs);
 /* VMRUN with the VMCB at physical address vmcb_pa (4096-byte aligned). Returns after the #VMEXIT, with GIF clear. */
 void vmenter_vmrun(size_t vmcb_pa, struct vmenter_regs *regs);
 
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif
