@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * misc.c: devices of a register or two.
+ */
+#include "src/dev/misc.h"
+
+static uint64_t pci_none_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    struct pci_none *p = dev;
+    /* PCI specification, "Configuration Mechanism #1": the address register answers to whole double words only. */
+    return offset == 0 && size == 4 ? p->s.address : device_ones(size);
+}
+
+static void pci_none_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct pci_none *p = dev;
+    if (offset == 0 && size == 4) {
+        p->s.address = value & 0x80fffffc;
+    }
+}
+
+const struct device_ops pci_none_ops = {.width = 4, .read = pci_none_read, .write = pci_none_write};
+
+static uint64_t debug_port_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    return 0xe9;
+}
+
+static void debug_port_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct debug_port *p = dev;
+    if (p->out.put) {
+        p->out.put(p->out.opaque, value);
+    }
+}
+
+const struct device_ops debug_port_ops = {.width = 1, .read = debug_port_read, .write = debug_port_write};
+
+static uint64_t debug_exit_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    return device_ones(size);
+}
+
+static void debug_exit_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct debug_exit *p = dev;
+    if (p->control.request) {
+        p->control.request(p->control.opaque, DEVICE_EXIT, (uint32_t)value << 1 | 1);
+    }
+}
+
+const struct device_ops debug_exit_ops = {.width = 4, .read = debug_exit_read, .write = debug_exit_write};
+
+static uint64_t latch_port_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    return ((struct latch_port *)dev)->s.value;
+}
+
+static void latch_port_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    ((struct latch_port *)dev)->s.value = value;
+}
+
+const struct device_ops latch_port_ops = {.width = 1, .read = latch_port_read, .write = latch_port_write};

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * misc.h: devices of a register or two: PCI configuration ports of a machine without PCI devices, the debug port 0xe9,
+ * the POST code port 0x80, isa-debug-exit.
+ */
+#ifndef VMENTER_DEV_MISC_H
+#define VMENTER_DEV_MISC_H
+
+#include <vmenter/device.h>
+
+/* Register space: 0 to 3 the address register (port 0xcf8), 4 to 7 the data window (0xcfc). Every function is absent:
+ * reads of the window are all ones, writes are dropped. */
+struct pci_none {
+    struct {
+        uint32_t address;
+    } s;
+};
+extern const struct device_ops pci_none_ops;
+
+/* One port: bytes written go to `out`; reads give 0xe9, by which guests find it. */
+struct debug_port {
+    struct device_out out;
+};
+extern const struct device_ops debug_port_ops;
+
+/* One port: a write of N ends the machine with DEVICE_EXIT, value N * 2 + 1. */
+struct debug_exit {
+    struct device_control control;
+};
+extern const struct device_ops debug_exit_ops;
+
+/* One port that keeps what was written (POST codes, delays). */
+struct latch_port {
+    struct {
+        uint8_t value;
+    } s;
+};
+extern const struct device_ops latch_port_ops;
+
+#endif
