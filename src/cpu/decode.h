@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * decode.h: from bytes to operations. Zydis decodes, insn_*.def says who executes.
+ *
+ * How operands stand in struct op when a handler or a select function sees it. "Operands" are those that Zydis calls visible
+ * (explicit and implicit, not hidden), in Intel order:
+ *   registers   the first one in r0, the second in r1, the third in imm (only where no immediate claims imm).
+ *               General registers: byte offset into gpr (AH, CH, DH, BH: 8 * n + 1); all others: the number. RIP never.
+ *   memory      OPF_MEM and base, index, scale, disp, seg; OPF_SWAP when the memory operand comes before every explicit register
+ *               (it is the destination of `op r/m, r`). With two memory operands (MOVS, CMPS) the one with rSI. RIP-relative: base GPR_BLOCK.
+ *   immediate   the first one: imm (low 32 bits, sign-extended by its own size); without a memory operand disp has all 64 bits. The second one
+ *               (ENTER, INSERTQ, EXTRQ): disp.
+ *   relative    disp = distance of the target from the block's start (16-bit operand size truncates: the handler's affair)
+ *   far pointer disp = offset, imm = selector
+ *   size        low nibble log2 of the operand size in bytes (Zydis's operand_width: 1 for byte forms), high nibble log2 of the address size.
+ * OPF_REP is set by F3 and OPF_REPNE by F2 where the prefix means repetition; OPF_LOCK by a legal LOCK.
+ * Mandatory prefixes are no prefixes here. OPF_O64: the code runs in 64-bit mode.
+ *
+ * A select function returns the handler for the form and may change the op; NULL is #UD.
+ */
+#ifndef CPU_DECODE_H
+#define CPU_DECODE_H
+
+#include <Zydis/Zydis.h>
+
+#include "src/arch/model.h"
+#include "src/cpu/op.h"
+
+struct decoded {
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    const struct model *model;
+    uint8_t mode;      /* enum decode_mode */
+    bool real;         /* real or virtual-8086 mode */
+    uint8_t mem;       /* index of the memory operand in op[], or DECODED_NO_MEM */
+    const uint8_t *bytes;
+};
+#define DECODED_NO_MEM 0xff
+
+typedef op_fn *op_select(const struct decoded *d, struct op *o);
+
+/* Size in bytes of operand i; whether it is memory, a register of that class. */
+INLINE unsigned decoded_size(const struct decoded *d, unsigned i)
+{
+    return d->op[i].size / 8u;
+}
+INLINE bool decoded_is_mem(const struct decoded *d, unsigned i)
+{
+    return i < d->in.operand_count_visible && d->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY;
+}
+INLINE bool decoded_is_imm(const struct decoded *d, unsigned i)
+{
+    return i < d->in.operand_count_visible && d->op[i].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+}
+INLINE bool decoded_is_reg(const struct decoded *d, unsigned i)
+{
+    return i < d->in.operand_count_visible && d->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER;
+}
+INLINE ZydisRegisterClass decoded_class(const struct decoded *d, unsigned i)
+{
+    return decoded_is_reg(d, i) ? ZydisRegisterGetClass(d->op[i].reg.value) : ZYDIS_REGCLASS_INVALID;
+}
+/* The number by which struct op names a register (see above). */
+unsigned decode_register(ZydisRegister r);
+
+struct decoder {
+    ZydisDecoder z[3]; /* by enum decode_mode */
+    const struct model *model;
+};
+void decoder_init(struct decoder *d, const struct model *model);
+
+/* Flags of the code that is decoded; part of a block's key. */
+enum { CODE_MODE = 3 /* enum decode_mode */, CODE_REAL = 4 };
+
+enum decode_result {
+    DECODE_OK,
+    DECODE_END,  /* the block ends with this instruction */
+    DECODE_MORE, /* more bytes are needed than there are */
+};
+#define DECODE_OPS_MAX 2 /* operations that one instruction can become */
+/* One instruction. at: its offset from the block's start; n: its number in the block. Bytes that are no instruction become an
+ * operation that raises #UD (or #GP, when they are too many). */
+enum decode_result decode_insn(const struct decoder *d, unsigned code, const uint8_t *bytes, unsigned avail, unsigned at, unsigned n,
+                               struct op out[DECODE_OPS_MAX], unsigned *count, unsigned *len);
+
+/* Handlers without a row. */
+op_fn op_raise_ud;   /* #UD */
+op_fn op_raise_gp0;  /* #GP(0) */
+op_fn op_leave_block; /* leaves the block before this operation */
+
+/* Every handler and select function of the tables has a prototype here. */
+#define FN(f)                    op_fn f;
+#define SEL(f)                   op_select f;
+#define INSN(mn, feat, fl, how) how
+#include "src/cpu/insn_int.def"
+#include "src/cpu/insn_sys.def"
+#include "src/cpu/insn_fpu.def"
+#include "src/cpu/insn_sse.def"
+#undef INSN
+#undef SEL
+#undef FN
+
+#endif
