@@ -72,7 +72,7 @@ $(B)/obj/%.cc.o: %.cc
 	$(Q)$(CXX) $(CPPFLAGS) -std=gnu++17 $(OPT) -g $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) -fPIC $(SANFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(lib_o)
-	@rm -f $@
+	@mkdir -p $(@D) && rm -f $@
 	$(Q)$(AR) rcs $@ $^
 $(SO): $(lib_o)
 	$(Q)$(CC) -shared $(SANFLAGS) -Wl,-soname,$(SONAME) -o $@ $^ $(LDFLAGS) $(LDLIBS_ALL)
