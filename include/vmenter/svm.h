@@ -74,8 +74,13 @@ VMENTER_STATIC_ASSERT_(sizeof(struct vmcb) == 4096, "a VMCB is a page");
  * ---------------------------------------------------------------------------------------- control.exitcode. `#VMEXIT
  * of code n` is asked for by bit n from the start of the VMCB (n below 0xc0): one name does for both. The first of a
  * family stands for all: SVM_EXIT_EXCEPTION + vector, SVM_EXIT_CR0_WRITE + 4. */
+#ifdef __cplusplus
+enum svm_exit : uint64_t {
+#define SVM_EXIT(code, name, what, info1, info2) SVM_EXIT_##name = static_cast<uint64_t>(code),
+#else
 enum svm_exit {
 #define SVM_EXIT(code, name, what, info1, info2) SVM_EXIT_##name = code,
+#endif
 #include <vmenter/arch/svm_exit.def>
 };
 #define SVM_INTERCEPTS 0xc0u /* intercept bits of the control area */

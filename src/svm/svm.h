@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * svm.h: AMD SVM on the software processor: what the processor's rooms, the hosted intrinsics and the machine use.
+ *
+ * APM volume 2, chapter "Secure Virtual Machine". The functions here carry out one instruction each with all its checks
+ * but the opcode's own (there is no operation): they are the body of the instruction handlers and of the intrinsics
+ * alike. They return false when the instruction raised an exception (c->exc holds it, undelivered; state unchanged) or,
+ * in guest mode, when it was intercepted and the #VMEXIT is made. The caller has synchronised RIP to the instruction.
+ */
+#ifndef SVM_SVM_H
+#define SVM_SVM_H
+
+#include "src/cpu/cpu.h"
+#include <vmenter/svm.h>
+
+/* Gives the processor SVM if its model has it: allocates c->svm, installs its instructions and MSRs. False: no memory.
+ */
+bool svm_attach(struct cpu *c);
+void svm_detach(struct cpu *c);
+
+/* VMRUN of the VMCB at physical address pa. next_rip: where the host goes on after the #VMEXIT (saved to the host save
+ * area). True: the guest is entered (c->guest is set: go on with cpu_run()), or a #VMEXIT came at once (c->guest is
+ * null; exit code in the VMCB; in native_host use c->stop is STOP_EXIT). */
+bool svm_vmrun(struct cpu *c, uint64_t pa, uint64_t next_rip);
+bool svm_vmload(struct cpu *c, uint64_t pa);
+bool svm_vmsave(struct cpu *c, uint64_t pa);
+bool svm_stgi(struct cpu *c);
+bool svm_clgi(struct cpu *c);
+bool svm_skinit(struct cpu *c, uint32_t slb);
+bool svm_invlpga(struct cpu *c, uint64_t la, uint32_t asid);
+bool svm_vmmcall(struct cpu *c);
+
+/* The rules that the last VMRUN found broken, a line each: the row's id, what was found, the manual's section and
+ * sentence. Empty when it was not refused. Length as snprintf does. */
+size_t svm_explain(struct cpu *c, char *buf, size_t size);
+
+/* Names of exit codes; families give the first one's name and *index. NULL: reserved. */
+const char *svm_exit_name(uint64_t code, unsigned *index);
+const char *svm_exit_what(uint64_t code);
+
+#endif
