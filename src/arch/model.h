@@ -35,11 +35,10 @@ struct model {
     char brand[49];                   /* CPUID 0x80000002-4 */
     bool has[FEATURE_COUNT];          /* has[FEATURE_ALWAYS] is true */
     uint8_t maxphyaddr;               /* bits */
-    uint8_t linear_bits;              /* 48, or 57 with la57 */
     uint8_t mtrr_count, mc_banks;     /* variable-range MTRR pairs; machine-check banks */
     uint8_t pmc_count;                /* general performance counters: 0, there is no PMU */
     uint32_t microcode;
-    uint32_t svm_asids;               /* AMD: number of ASIDs */
+    uint32_t svm_asids; /* AMD: number of ASIDs */
     enum vmx_profile vmx;
     enum svm_profile svm;
     uint32_t max_basic, max_extended; /* highest CPUID leaves */
@@ -87,6 +86,7 @@ struct cpuid_state {
     uint64_t tsc_hz;
     uint32_t apic_id, cpus;
     bool apic_enabled;
+    bool mode64;                                     /* Intel shows SYSCALL in 64-bit mode alone */
     bool monitor_enabled, nx_disabled, limit_leaves; /* IA32_MISC_ENABLE */
 };
 void model_cpuid(const struct model *m, const struct cpuid_state *s, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
