@@ -317,6 +317,7 @@ struct cpu {
     bool in_smm;
     bool bsp;
     uint64_t pending_dbg;      /* DR6-like bits of debug exceptions that wait for the instruction boundary */
+    uint8_t insn_len;          /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
     bool rf_suppress;
     uint64_t shadow_at;        /* icount at which the shadow was set */
 
@@ -403,7 +404,7 @@ void cpu_handle_exception(struct cpu *c);
 bool cpu_service(struct cpu *c);
 
 /* Leaving a block from inside an operation: makes rip that of c->cur, counts what is retired, so that the state is whole.
- * cpu_sync_next: rip is that after c->cur, which counts as retired. Both clear c->cur. */
+ * cpu_sync_next: rip is that after c->cur, which counts as retired. Both set insn_len to c->cur's length and clear c->cur. */
 void cpu_sync(struct cpu *c);
 void cpu_sync_next(struct cpu *c);
 uint64_t cpu_next_rip(const struct cpu *c, const struct op *o);
