@@ -431,6 +431,11 @@ INLINE unsigned cpu_data_access(const struct cpu *c)
 /* Physical, in the space that the current mode's paging structures and VMCS pointers live in: through the second level when one is in force.
  * Used for PDPTEs and the like. */
 bool cpu_translate(struct cpu *c, la_t la, unsigned access, struct mmu_result *out);
+/* For instruction fetch at the current privilege, through the TLB: the physical page, and its host pointer (NULL: not plain memory).
+ * False: #PF or #GP raised, or a VM exit made. */
+bool cpu_fetch_page(struct cpu *c, la_t la, hpa_t *page, uint8_t **host);
+/* Data breakpoints (DR0-3): notes the hit in pending_dbg for the end of the instruction. Called when check_all is set. */
+void cpu_data_breakpoint(struct cpu *c, la_t la, unsigned len, bool write);
 /* Invalidation as INVLPG does it in the current context; and of all that MOV CR3 with this value drops. */
 void cpu_invlpg(struct cpu *c, la_t la);
 void cpu_mmu_regs(const struct cpu *c, struct mmu_regs *out);
@@ -454,6 +459,12 @@ bool cpu_io_allowed(struct cpu *c, uint16_t port, unsigned size);  /* IOPL and t
 void cpu_fpu_reset(struct cpu *c, bool init);
 
 /* --- code cache (code.c) --------------------------------------------------------------------------------------------------------- */
+/* The context of instruction fetch as one number: block look-ups made under another never match. After a change of bank, of
+ * what the bank holds for execution, of mode or CPL. */
+INLINE void code_set_key(struct cpu *c)
+{
+    c->fetch_key = c->bank->gen << 3 | (uint64_t)(c->cpl == 3) << 2 | c->mode;
+}
 void code_flush(struct cpu *c);                         /* everything */
 void code_written(struct cpu *c, hpa_t pa, unsigned len); /* this processor wrote to a noted page */
 

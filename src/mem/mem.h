@@ -63,8 +63,9 @@ bool mem_cas32(struct mem *m, hpa_t pa, uint32_t old, uint32_t new_);
 typedef void mem_code_listener(void *opaque, hpa_t page);
 bool mem_add_listener(struct mem *m, mem_code_listener *fn, void *opaque);
 void mem_remove_listener(struct mem *m, void *opaque);
-bool mem_code_noted(const struct mem *m, hpa_t page);
-void mem_code_note(struct mem *m, hpa_t page);
+unsigned mem_code_noted(const struct mem *m, hpa_t page); /* how many processors noted it (a filter: may be too many) */
+void mem_code_note(struct mem *m, hpa_t page);            /* once for each processor and page; tells the listeners */
+void mem_code_unnote(struct mem *m, hpa_t page);          /* takes one note back */
 uint32_t mem_code_epoch(const struct mem *m);
 void mem_code_bump(
     struct mem *m); /* memory may have changed behind the processors' backs (native host code ran, a device wrote) */

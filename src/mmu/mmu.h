@@ -62,6 +62,7 @@ struct mmu_result {
     hpa_t hpa; /* translation of the very address asked for */
     gpa_t gpa;
     uint64_t page_size;                      /* the smaller of both levels, bytes */
+    bool readable;                           /* false: only under an execute-only second-level mapping */
     bool writable, user, executable, global; /* of the linear mapping and the second level together: writable is false
                                                 while a dirty bit is still to set */
     bool sup_writable;                       /* with CR0.WP clear a supervisor may write a read-only page */

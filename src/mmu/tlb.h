@@ -27,6 +27,8 @@ struct tlb_entry {
 };
 /* What the fast path does not look at. */
 struct tlb_info {
+    uint64_t la;   /* of the page */
+    uint8_t *host; /* of the page; NULL: not plain memory */
     hpa_t page;
     gpa_t gpa;
     uint64_t size; /* bytes that the mapping covers, for INVLPG */
@@ -68,9 +70,14 @@ bool tlb_init(struct tlb *t);
 void tlb_free(struct tlb *t);
 /* The bank of this context, emptied if it was another's. */
 struct tlb_bank *tlb_select(struct tlb *t, const struct tlb_context *ctx);
-/* Enters a translation; host NULL: not plain memory, so no tag is given but the information stays. */
+/* What is entered for a page and a view. */
+struct tlb_grant {
+    bool rd, wr, ex;
+    bool hold_write; /* the write tag is withheld although wr: the page holds code */
+};
+/* Enters a translation; host_page NULL: not plain memory, so no tag is given but the information stays. */
 void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, const struct mmu_result *r,
-              uint8_t *host_page, bool rd, bool wr, bool ex);
+              uint8_t *host_page, const struct tlb_grant *grant);
 /* Invalidations. Each takes what the manuals' INVLPG, INVPCID, INVVPID, INVEPT, INVLPGA, TLB_CONTROL and MOV CRn name.
  */
 void tlb_flush_all(struct tlb *t);
@@ -82,5 +89,7 @@ void tlb_flush_matching(struct tlb *t, int vpid, int pcid, uint64_t root, bool a
 /* A page now holds code: withdraw its write tags everywhere. */
 void tlb_withdraw_write(struct tlb *t, hpa_t page);
 void tlb_withdraw_all_writes(struct tlb *t);
+/* The page holds code no more: this entry, if it still is that page's, is directly writable again. */
+void tlb_restore_write(struct tlb_bank *b, enum tlb_view view, unsigned slot, hpa_t page);
 
 #endif

@@ -1,0 +1,460 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * mmu.c: see mmu.h. One walk for every table of the ordinary format (32-bit, PAE, 4 and 5 levels: the guest's, the
+ * host's, and AMD's nested tables, which are the host's format read as a user), one for EPT.
+ *
+ * Accessed and dirty bits are set when the whole translation has succeeded, in the entries that it used; an entry that
+ * changed under the walk starts the walk anew.
+ */
+#include "src/mmu/mmu.h"
+
+/* Register bits that translation reads. The full lists are cpu.h's, which this room may not see. */
+#define R_CR0_WP   BIT(16)
+#define R_CR0_PG   BIT(31)
+#define R_CR4_PSE  BIT(4)
+#define R_CR4_PAE  BIT(5)
+#define R_CR4_PGE  BIT(7)
+#define R_CR4_LA57 BIT(12)
+#define R_CR4_SMEP BIT(20)
+#define R_CR4_SMAP BIT(21)
+#define R_CR4_PKE  BIT(22)
+#define R_CR4_PKS  BIT(24)
+#define R_EFER_LMA BIT(10)
+#define R_EFER_NXE BIT(11)
+
+#define PTE_P    BIT(0)
+#define PTE_W    BIT(1)
+#define PTE_U    BIT(2)
+#define PTE_A    BIT(5)
+#define PTE_D    BIT(6)
+#define PTE_PS   BIT(7)
+#define PTE_G    BIT(8)
+#define PTE_NX   BIT(63)
+#define PTE_ADDR 0x000ffffffffff000ull
+
+#define PF_P    BIT(0)
+#define PF_W    BIT(1)
+#define PF_U    BIT(2)
+#define PF_RSVD BIT(3)
+#define PF_ID   BIT(4)
+#define PF_PK   BIT(5)
+
+#define EPT_R   BIT(0)
+#define EPT_W   BIT(1)
+#define EPT_X   BIT(2)
+#define EPT_PS  BIT(7)
+#define EPT_A   BIT(8)
+#define EPT_D   BIT(9)
+#define EPT_XU  BIT(10)
+#define EPTP_AD BIT(6)
+
+/* EXITINFO1 of a nested page fault; EPT-violation qualification: where the refused access came from. */
+#define NPF_FINAL  BIT(32)
+#define NPF_TABLE  BIT(33)
+#define EPTQ_LA    BIT(7)
+#define EPTQ_FINAL BIT(8)
+
+/* An entry used by a walk: where it is and what it held. */
+struct used_entry {
+    hpa_t at;
+    uint64_t value;
+    bool leaf;
+};
+
+static uint64_t reserved_address_bits(unsigned maxphyaddr)
+{
+    return PTE_ADDR & ~mask_low(maxphyaddr);
+}
+
+/* --- EPT
+ * -------------------------------------------------------------------------------------------------------------- */
+
+/* SDM 3C, "EPT Translation Mechanism", "EPT Violations", "EPT Misconfigurations". */
+static enum mmu_fault_kind ept_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access,
+                                    bool table_access, bool final, bool la_valid, struct mmu_result *out,
+                                    struct mmu_fault *fault)
+{
+    struct used_entry used[5];
+    unsigned levels = (unsigned)bits(s->root, 5, 3) + 1;
+    bool ad = s->root & EPTP_AD;
+    bool user = access & MMU_USER;
+    unsigned kind = access & MMU_ACCESS_MASK;
+
+    *fault = (struct mmu_fault){.gpa = gpa, .la_valid = la_valid};
+    uint64_t q = kind == MMU_READ ? BIT(0) : kind == MMU_WRITE ? BIT(1) : BIT(2);
+    if (table_access && ad)
+        q = BIT(0) | BIT(1); /* "treated as writes with regard to EPT violations": both bits */
+    if (la_valid)
+        q |= EPTQ_LA | (final ? EPTQ_FINAL : 0);
+
+again:;
+    unsigned n = 0;
+    uint64_t rights = EPT_R | EPT_W | EPT_X | EPT_XU, table = s->root & PTE_ADDR & mask_low(s->maxphyaddr), e = 0;
+    unsigned shift = 12 + 9 * (levels - 1);
+    for (;; shift -= 9) {
+        hpa_t at = HPA(table + bits(gpa.v, shift + 8, shift) * 8);
+        /* Tables that point outside memory, and addresses wider than the tables: nothing is mapped there. */
+        if (!mem_read64(m, at, &e) || gpa.v & ~mask_low(12 + 9 * levels))
+            e = 0;
+        uint64_t present = EPT_R | EPT_W | EPT_X | (s->ept_mbec ? EPT_XU : 0);
+        if (!(e & present)) {
+            rights = 0;
+            break;
+        }
+        bool large = shift > 12 && shift <= 30 && (e & EPT_PS);
+        bool leaf = shift == 12 || large;
+        uint64_t reserved = reserved_address_bits(s->maxphyaddr);
+        if (!leaf)
+            reserved |= shift >= 39 ? 0xf8 : 0x78;
+        else if (large)
+            reserved |= mask_low(shift) & PTE_ADDR;
+        if (shift == 30 && large && !s->gbpages)
+            reserved |= EPT_PS;
+        unsigned type = (unsigned)bits(e, 5, 3);
+        bool exec = e & (s->ept_mbec ? EPT_X | EPT_XU : EPT_X);
+        if ((e & reserved) || (!(e & EPT_R) && ((e & EPT_W) || (exec && !s->ept_exec_only))) ||
+            (leaf && (type == 2 || type == 3 || type == 7))) {
+            fault->kind = MMU_EPT_MISCONFIG;
+            return fault->kind;
+        }
+        rights &= e;
+        used[n++] = (struct used_entry){at, e, leaf};
+        if (leaf)
+            break;
+        table = e & PTE_ADDR;
+    }
+
+    bool exec_ok = rights & (s->ept_mbec && user ? EPT_XU : EPT_X);
+    bool ok = kind == MMU_EXEC ? exec_ok : kind == MMU_WRITE ? rights & EPT_W : rights & EPT_R;
+    if (table_access && ad && !(rights & EPT_W))
+        ok = false;
+    if (!ok) {
+        fault->kind = MMU_EPT_VIOLATION;
+        fault->error = q | (rights & EPT_R ? BIT(3) : 0) | (rights & EPT_W ? BIT(4) : 0) |
+                       (rights & EPT_X ? BIT(5) : 0) | (s->ept_mbec && (rights & EPT_XU) ? BIT(6) : 0);
+        return fault->kind;
+    }
+
+    bool dirty = kind == MMU_WRITE || table_access;
+    if (ad && !(access & MMU_PROBE))
+        for (unsigned i = 0; i < n; i++) {
+            uint64_t set = used[i].value | EPT_A | (used[i].leaf && dirty ? EPT_D : 0);
+            if (set != used[i].value && !mem_cas64(m, used[i].at, used[i].value, set)) {
+                uint64_t now;
+                if (mem_read64(m, used[i].at, &now) && now != used[i].value)
+                    goto again;
+            }
+            if (used[i].leaf)
+                e = set;
+        }
+
+    uint64_t size = BIT(shift);
+    *out = (struct mmu_result){
+        .hpa = HPA((e & PTE_ADDR & ~(size - 1)) | (gpa.v & (size - 1))),
+        .gpa = gpa,
+        .page_size = size,
+        .readable = rights & EPT_R,
+        .writable = (rights & EPT_W) && (!ad || (e & EPT_D)),
+        .user = true,
+        .executable = exec_ok,
+        .memtype = (uint8_t)bits(e, 5, 3),
+    };
+    return MMU_OK;
+}
+
+/* --- the ordinary formats
+ * ------------------------------------------------------------------------------------------------ */
+
+struct walk {
+    struct mem *m;
+    const struct mmu_regs *r;
+    const struct mmu_second *s;
+    struct mmu_fault *fault;
+    bool la_valid;
+};
+
+static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uint64_t bits_)
+{
+    const struct mmu_regs *r = w->r;
+    bool id = (access & MMU_ACCESS_MASK) == MMU_EXEC &&
+              ((r->cr4 & R_CR4_SMEP) || ((r->cr4 & R_CR4_PAE) && (r->efer & R_EFER_NXE)));
+    *w->fault = (struct mmu_fault){.kind = MMU_PAGE_FAULT,
+                                   .error = bits_ | ((access & MMU_ACCESS_MASK) == MMU_WRITE ? PF_W : 0) |
+                                            (access & MMU_USER ? PF_U : 0) | (id ? PF_ID : 0),
+                                   .la_valid = true};
+    return MMU_PAGE_FAULT;
+}
+
+/* Where in the machine's memory a paging structure's entry lies; `write` when its accessed or dirty bit is to be set.
+ */
+static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool write, hpa_t *out)
+{
+    *out = HPA(at.v);
+    if (!w->s || w->s->kind == MMU_SECOND_NONE)
+        return MMU_OK;
+    struct mmu_result res;
+    enum mmu_fault_kind k =
+        mmu_translate_gpa(w->m, w->s, at, write ? MMU_WRITE : MMU_READ, false, w->la_valid, &res, w->fault);
+    if (k == MMU_OK)
+        *out = res.hpa;
+    return k;
+}
+
+static enum mmu_fault_kind set_accessed(const struct walk *w, gpa_t at, bool wide, uint64_t old, uint64_t new_,
+                                        bool *changed)
+{
+    hpa_t pa;
+    *changed = false;
+    enum mmu_fault_kind k = table_address(w, at, true, &pa);
+    if (k != MMU_OK)
+        return k;
+    if (wide ? mem_cas64(w->m, pa, old, new_) : mem_cas32(w->m, pa, (uint32_t)old, (uint32_t)new_))
+        return MMU_OK;
+    /* Read-only memory keeps its bits; an entry that changed meanwhile is walked anew. */
+    uint64_t now = old;
+    uint32_t now32 = (uint32_t)old;
+    if (wide ? !mem_read64(w->m, pa, &now) : !mem_read32(w->m, pa, &now32))
+        return MMU_OK;
+    *changed = wide ? now != old : now32 != (uint32_t)old;
+    return MMU_OK;
+}
+
+/* SDM 3A, "4-Level Paging and 5-Level Paging", "PAE Paging", "32-Bit Paging"; "Determination of Access Rights". The
+ * second level, if any, is applied to the tables, not to the result. */
+static enum mmu_fault_kind walk_tables(const struct walk *w, uint64_t la, unsigned access, struct mmu_result *out)
+{
+    const struct mmu_regs *r = w->r;
+    struct {
+        gpa_t at;
+        uint64_t value;
+        bool leaf;
+    } used[5];
+    bool lma = r->efer & R_EFER_LMA, pae = r->cr4 & R_CR4_PAE, wide = lma || pae, nxe = wide && (r->efer & R_EFER_NXE);
+    uint64_t high_reserved = wide ? reserved_address_bits(r->maxphyaddr) | (nxe ? 0 : PTE_NX) : 0;
+    enum mmu_fault_kind k;
+
+again:;
+    unsigned n = 0, index_bits = wide ? 9 : 10, shift;
+    uint64_t table, e, rights = PTE_W | PTE_U, nx = 0;
+    if (lma) {
+        shift = r->cr4 & R_CR4_LA57 ? 48 : 39;
+        table = r->cr3 & PTE_ADDR & mask_low(r->maxphyaddr);
+    } else if (pae) {
+        uint64_t pdpte = r->pdpte[bits(la, 31, 30)];
+        if (r->pdpte_in_memory) {
+            hpa_t pa;
+            k = table_address(w, GPA((r->cr3 & 0xffffffe0) + bits(la, 31, 30) * 8), false, &pa);
+            if (k != MMU_OK)
+                return k;
+            mem_read64(w->m, pa, &pdpte);
+            /* NXE does not matter here: bit 63 of a PDPTE is reserved. */
+            if ((pdpte & PTE_P) && (pdpte & (reserved_address_bits(r->maxphyaddr) | 0xfff00000000001e6ull)))
+                return page_fault(w, access, PF_P | PF_RSVD);
+        }
+        if (!(pdpte & PTE_P))
+            return page_fault(w, access, 0);
+        shift = 21;
+        table = pdpte & PTE_ADDR;
+    } else {
+        shift = 22;
+        table = r->cr3 & 0xfffff000;
+    }
+
+    for (;; shift -= index_bits) {
+        gpa_t at = GPA(table + bits(la, shift + index_bits - 1, shift) * (wide ? 8 : 4));
+        hpa_t pa;
+        k = table_address(w, at, false, &pa);
+        if (k != MMU_OK)
+            return k;
+        if (wide) {
+            mem_read64(w->m, pa, &e);
+        } else {
+            uint32_t e32;
+            mem_read32(w->m, pa, &e32);
+            e = e32;
+        }
+        if (!(e & PTE_P))
+            return page_fault(w, access, 0);
+        bool large = (e & PTE_PS) && shift > 12 && shift <= 30 && (wide || (r->cr4 & R_CR4_PSE));
+        bool leaf = shift == 12 || large;
+        uint64_t reserved = high_reserved;
+        if (shift >= 39 || (shift == 30 && !r->gbpages))
+            reserved |= PTE_PS;
+        if (lma && r->amd && shift >= 39)
+            reserved |= PTE_G; /* APM 2: PML4E and PML5E bit 8 must be zero */
+        if (!lma && pae)
+            reserved |= 0x7ff0000000000000ull;
+        if (large)
+            reserved |=
+                wide ? mask_low(shift) & PTE_ADDR & ~BIT(12) : BIT(21); /* PSE-36: bits 20:13 are address bits 39:32 */
+        if (e & reserved)
+            return page_fault(w, access, PF_P | PF_RSVD);
+        rights &= e;
+        nx |= e & PTE_NX;
+        used[n].at = at;
+        used[n].value = e;
+        used[n++].leaf = leaf;
+        if (leaf)
+            break;
+        table = e & (wide ? PTE_ADDR : 0xfffff000);
+    }
+
+    /* Access rights. */
+    bool user_page = rights & PTE_U, write = (access & MMU_ACCESS_MASK) == MMU_WRITE,
+         exec = (access & MMU_ACCESS_MASK) == MMU_EXEC, user = access & MMU_USER, wp = r->cr0 & R_CR0_WP;
+    bool ok = true;
+    if (exec)
+        ok = !nx && (user ? user_page : !(user_page && (r->cr4 & R_CR4_SMEP)));
+    else if (user)
+        ok = user_page && (!write || (rights & PTE_W));
+    else
+        ok = (!write || (rights & PTE_W) || !wp) &&
+             !(user_page && (r->cr4 & R_CR4_SMAP) && ((access & MMU_IMPLICIT) || !r->ac));
+    if (!ok)
+        return page_fault(w, access, PF_P);
+    uint8_t pkey = lma ? (uint8_t)bits(e, 62, 59) : 0;
+    bool keys = lma && (r->cr4 & (user_page ? R_CR4_PKE : R_CR4_PKS));
+    uint32_t key = keys ? (user_page ? r->pkru : r->pkrs) >> (2 * pkey) & 3 : 0;
+    if (!exec && ((key & 1) || (write && (key & 2) && (user || wp))))
+        return page_fault(w, access, PF_P | PF_PK);
+
+    if (!(access & MMU_PROBE))
+        for (unsigned i = 0; i < n; i++) {
+            uint64_t set = used[i].value | PTE_A | (used[i].leaf && write ? PTE_D : 0);
+            bool changed;
+            if (set == used[i].value)
+                continue;
+            k = set_accessed(w, used[i].at, wide, used[i].value, set, &changed);
+            if (k != MMU_OK)
+                return k;
+            if (changed)
+                goto again;
+            if (used[i].leaf)
+                e = set;
+        }
+
+    uint64_t size = BIT(shift), base;
+    if (wide || shift == 12)
+        base = e & PTE_ADDR & ~(size - 1);
+    else
+        base = (e & 0xffc00000) | bits(e, 20, 13) << 32;
+    bool dirty = e & PTE_D;
+    *out = (struct mmu_result){
+        .gpa = GPA(base | (la & (size - 1))),
+        .page_size = size,
+        .readable = true,
+        .writable = (rights & PTE_W) && dirty,
+        .sup_writable = dirty,
+        .user = user_page,
+        .executable = !nx,
+        .global = (e & PTE_G) && (r->cr4 & R_CR4_PGE),
+        .pkey = pkey,
+    };
+    out->hpa = HPA(out->gpa.v);
+    return MMU_OK;
+}
+
+/* APM 2, "Nested Paging": the nested tables have the host's format, every access through them is a user's, and one to a
+ * guest's table is a write. EXITINFO1 as in "Nested versus Guest Page Faults, Fault Ordering". */
+static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access,
+                                    bool table_access, bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
+{
+    struct mmu_regs r = {.cr0 = s->npt_cr0 | R_CR0_PG | R_CR0_WP,
+                         .cr3 = s->root,
+                         .cr4 = s->npt_cr4 & ~(R_CR4_PKE | R_CR4_SMEP | R_CR4_SMAP | R_CR4_PKS | R_CR4_PGE),
+                         .efer = s->npt_efer,
+                         .pdpte_in_memory = true,
+                         .maxphyaddr = s->maxphyaddr,
+                         .gbpages = s->gbpages,
+                         .amd = true};
+    struct walk w = {.m = m, .r = &r, .fault = fault, .la_valid = la_valid};
+    bool lma = r.efer & R_EFER_LMA;
+    unsigned width = lma ? (r.cr4 & R_CR4_LA57 ? 57 : 48) : 32;
+    unsigned kind = table_access ? MMU_WRITE : access & MMU_ACCESS_MASK;
+    enum mmu_fault_kind k;
+    /* A guest-physical address beyond what the nested tables can translate is not present. */
+    if (gpa.v & ~mask_low(width))
+        k = page_fault(&w, kind | MMU_USER, 0);
+    else
+        k = walk_tables(&w, gpa.v, kind | MMU_USER | (access & MMU_PROBE), out);
+    if (k == MMU_PAGE_FAULT) {
+        fault->kind = MMU_NPT_FAULT;
+        fault->gpa = gpa;
+        fault->la_valid = la_valid;
+        fault->error |= table_access ? NPF_TABLE : NPF_FINAL;
+        return fault->kind;
+    }
+    out->gpa = gpa;
+    return k;
+}
+
+enum mmu_fault_kind mmu_translate_gpa(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access, bool final,
+                                      bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
+{
+    switch (s->kind) {
+    case MMU_SECOND_EPT: return ept_walk(m, s, gpa, access, !final && la_valid, final, la_valid, out, fault);
+    case MMU_SECOND_NPT: return npt_walk(m, s, gpa, access, !final && la_valid, la_valid, out, fault);
+    case MMU_SECOND_NONE: break;
+    }
+    *out = (struct mmu_result){.hpa = HPA(gpa.v),
+                               .gpa = gpa,
+                               .page_size = PAGE_SIZE,
+                               .readable = true,
+                               .writable = true,
+                               .sup_writable = true,
+                               .user = true,
+                               .executable = true};
+    return MMU_OK;
+}
+
+enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const struct mmu_second *s, la_t la,
+                                  unsigned access, struct mmu_result *out, struct mmu_fault *fault)
+{
+    struct walk w = {.m = m, .r = r, .s = s, .fault = fault, .la_valid = true};
+    if (r->cr0 & R_CR0_PG) {
+        enum mmu_fault_kind k = walk_tables(&w, la.v, access, out);
+        if (k != MMU_OK)
+            return k;
+    } else {
+        struct mmu_second none = {0};
+        mmu_translate_gpa(m, &none, GPA(la.v & 0xffffffff), access, true, true, out, fault);
+    }
+    if (!s || s->kind == MMU_SECOND_NONE)
+        return MMU_OK;
+
+    /* Mode-based execute control asks whether the *page* is a user page, not who fetches (SDM 3C, "EPT Violations"). */
+    struct mmu_result second;
+    unsigned second_access = (access & ~(unsigned)MMU_USER) | (out->user && (r->cr0 & R_CR0_PG) ? MMU_USER : 0);
+    enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);
+    if (k != MMU_OK)
+        return k;
+    out->hpa = second.hpa;
+    out->page_size = MIN(out->page_size, second.page_size);
+    out->readable = second.readable;
+    out->writable &= second.writable;
+    out->sup_writable &= second.writable;
+    out->executable &= second.executable;
+    out->memtype = second.memtype;
+    return MMU_OK;
+}
+
+/* SDM 3A, "PDPTE Registers": bits 2:1, 8:5, 63:MAXPHYADDR of a present PDPTE are reserved. */
+bool mmu_load_pdptes(struct mem *m, const struct mmu_regs *r, const struct mmu_second *s, uint64_t cr3,
+                     uint64_t pdpte[4], struct mmu_fault *fault)
+{
+    struct walk w = {.m = m, .r = r, .s = s, .fault = fault, .la_valid = false};
+    uint64_t v[4];
+    *fault = (struct mmu_fault){0};
+    for (unsigned i = 0; i < 4; i++) {
+        hpa_t pa;
+        if (table_address(&w, GPA((cr3 & 0xffffffe0) + i * 8), false, &pa) != MMU_OK)
+            return false;
+        mem_read64(m, pa, &v[i]);
+        if ((v[i] & PTE_P) && (v[i] & (0xfff00000000001e6ull | reserved_address_bits(r->maxphyaddr)))) {
+            fault->kind = MMU_PAGE_FAULT;
+            return false;
+        }
+    }
+    memcpy(pdpte, v, sizeof v);
+    return true;
+}

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * tlb.c: see tlb.h. What stays valid and what goes follows SDM volume 3A, "Caching Translation Information", volume 3C,
+ * "Caching Translation Information" (VPID, EPTRTA), and APM volume 2, "TLB Management" and "TLB Control".
+ */
+#include "src/mmu/tlb.h"
+
+#include <stdlib.h>
+
+static void entry_clear(struct tlb_bank *b, unsigned view, unsigned slot)
+{
+    struct tlb_entry *e = &b->e[view][slot];
+    e->tag[MMU_READ] = e->tag[MMU_WRITE] = e->tag[MMU_EXEC] = tlb_no_tag(slot);
+    b->i[view][slot].valid = false;
+}
+
+/* An executable translation may be gone: block look-ups made under the old number no longer hold. */
+static void bank_renew(struct tlb *t, struct tlb_bank *b)
+{
+    b->gen = ++t->gen;
+}
+
+static void bank_empty(struct tlb *t, struct tlb_bank *b, bool keep_global)
+{
+    for (unsigned view = 0; view < TLB_VIEWS; view++) {
+        if (!b->filled[view])
+            continue;
+        unsigned left = 0;
+        for (unsigned slot = 0; slot < TLB_ENTRIES; slot++) {
+            const struct tlb_info *i = &b->i[view][slot];
+            if (!i->valid)
+                continue;
+            if (keep_global && i->global)
+                left++;
+            else
+                entry_clear(b, view, slot);
+        }
+        b->filled[view] = left;
+    }
+    bank_renew(t, b);
+}
+
+bool tlb_init(struct tlb *t)
+{
+    *t = (struct tlb){0};
+    t->bank = calloc(TLB_BANKS, sizeof *t->bank);
+    t->nothing = calloc(TLB_ENTRIES, sizeof *t->nothing);
+    if (!t->bank || !t->nothing) {
+        tlb_free(t);
+        return false;
+    }
+    for (unsigned slot = 0; slot < TLB_ENTRIES; slot++)
+        for (unsigned a = 0; a < 3; a++)
+            t->nothing[slot].tag[a] = tlb_no_tag(slot);
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        for (unsigned view = 0; view < TLB_VIEWS; view++)
+            for (unsigned slot = 0; slot < TLB_ENTRIES; slot++)
+                entry_clear(&t->bank[n], view, slot);
+        bank_renew(t, &t->bank[n]);
+    }
+    return true;
+}
+
+void tlb_free(struct tlb *t)
+{
+    free(t->bank);
+    free(t->nothing);
+    *t = (struct tlb){0};
+}
+
+struct tlb_bank *tlb_select(struct tlb *t, const struct tlb_context *ctx)
+{
+    struct tlb_bank *oldest = &t->bank[0];
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        struct tlb_bank *b = &t->bank[n];
+        if (b->used && b->ctx.vpid == ctx->vpid && b->ctx.pcid == ctx->pcid && b->ctx.root == ctx->root) {
+            b->last_used = ++t->clock;
+            return b;
+        }
+        if (oldest->used && (!b->used || b->last_used < oldest->last_used))
+            oldest = b;
+    }
+    bank_empty(t, oldest, false);
+    oldest->used = true;
+    oldest->ctx = *ctx;
+    oldest->last_used = ++t->clock;
+    return oldest;
+}
+
+void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, const struct mmu_result *r,
+              uint8_t *host_page, const struct tlb_grant *grant)
+{
+    unsigned slot = tlb_slot(la.v);
+    uint64_t page = la.v & PAGE_BASE;
+    struct tlb_entry *e = &b->e[view][slot];
+    struct tlb_info *i = &b->i[view][slot];
+    /* A new translation for a page that was executable is an invalidation too, as far as block look-ups go. */
+    if (i->valid && i->ex && (i->la != page || i->page.v != (r->hpa.v & PAGE_BASE) || !grant->ex))
+        bank_renew(t, b);
+    if (!i->valid)
+        b->filled[view]++;
+    *i = (struct tlb_info){.la = page,
+                           .host = host_page,
+                           .page = HPA(r->hpa.v & PAGE_BASE),
+                           .gpa = GPA(r->gpa.v & PAGE_BASE),
+                           .size = r->page_size,
+                           .global = r->global,
+                           .valid = true,
+                           .rd = grant->rd,
+                           .wr = grant->wr,
+                           .ex = grant->ex,
+                           .pkey = r->pkey,
+                           .memtype = r->memtype};
+    uint64_t none = tlb_no_tag(slot);
+    e->tag[MMU_READ] = host_page && grant->rd ? page : none;
+    e->tag[MMU_WRITE] = host_page && grant->wr && !grant->hold_write ? page : none;
+    e->tag[MMU_EXEC] = host_page && grant->ex ? page : none;
+    e->addend = (uintptr_t)host_page - page;
+    t->fills++;
+}
+
+void tlb_flush_all(struct tlb *t)
+{
+    for (unsigned n = 0; n < TLB_BANKS; n++)
+        bank_empty(t, &t->bank[n], false);
+}
+
+void tlb_flush_bank(struct tlb *t, struct tlb_bank *b, bool keep_global)
+{
+    bank_empty(t, b, keep_global);
+}
+
+void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool all_pcids_global)
+{
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        struct tlb_bank *b = &t->bank[n];
+        if (!b->used || b->ctx.vpid != ctx->vpid || b->ctx.root != ctx->root)
+            continue;
+        bool same_pcid = b->ctx.pcid == ctx->pcid;
+        if (!same_pcid && !all_pcids_global)
+            continue;
+        bool code = false;
+        for (unsigned view = 0; view < TLB_VIEWS; view++) {
+            if (!b->filled[view])
+                continue;
+            /* A large page may have left its translation in many slots: INVLPG drops them all. */
+            struct tlb_info *own = &b->i[view][tlb_slot(la.v)];
+            bool one = own->valid && own->la == (la.v & PAGE_BASE) && own->size == PAGE_SIZE;
+            unsigned first = one ? tlb_slot(la.v) : 0, last = one ? first : TLB_ENTRIES - 1;
+            for (unsigned slot = first; slot <= last; slot++) {
+                const struct tlb_info *i = &b->i[view][slot];
+                if (!i->valid || (i->la & -i->size) != (la.v & -i->size) || !(same_pcid || i->global))
+                    continue;
+                code |= i->ex;
+                entry_clear(b, view, slot);
+                b->filled[view]--;
+            }
+        }
+        if (code)
+            bank_renew(t, b);
+    }
+}
+
+void tlb_flush_matching(struct tlb *t, int vpid, int pcid, uint64_t root, bool any_root, bool keep_global)
+{
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        struct tlb_bank *b = &t->bank[n];
+        if (b->used && (vpid < 0 || b->ctx.vpid == vpid) && (pcid < 0 || b->ctx.pcid == pcid) &&
+            (any_root || b->ctx.root == root))
+            bank_empty(t, b, keep_global);
+    }
+}
+
+static void withdraw(struct tlb *t, bool any, hpa_t page)
+{
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        struct tlb_bank *b = &t->bank[n];
+        for (unsigned view = 0; view < TLB_VIEWS; view++) {
+            if (!b->filled[view])
+                continue;
+            for (unsigned slot = 0; slot < TLB_ENTRIES; slot++)
+                if (b->i[view][slot].valid && (any || b->i[view][slot].page.v == page.v))
+                    b->e[view][slot].tag[MMU_WRITE] = tlb_no_tag(slot);
+        }
+    }
+}
+
+void tlb_withdraw_write(struct tlb *t, hpa_t page)
+{
+    withdraw(t, false, page);
+}
+
+void tlb_withdraw_all_writes(struct tlb *t)
+{
+    withdraw(t, true, HPA(0));
+}
+
+void tlb_restore_write(struct tlb_bank *b, enum tlb_view view, unsigned slot, hpa_t page)
+{
+    const struct tlb_info *i = &b->i[view][slot];
+    if (i->valid && i->wr && i->host && i->page.v == page.v)
+        b->e[view][slot].tag[MMU_WRITE] = i->la;
+}
