@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * diff.h: the bare processor as an oracle. One instruction (or one REP run) is executed from the same state natively and on
- * the software processor; everything that software can see is compared.
+ * diff.h: the bare processor as an oracle. One instruction (or one REP run) is executed from the same state natively
+ * and on the software processor; everything that software can see is compared.
  *
  * Both sides see the same linear addresses:
  *
@@ -32,11 +32,31 @@
 enum { DIFF_CS32 = 0x23, DIFF_DS = 0x2b, DIFF_CS64 = 0x33, DIFF_CS16 = 0x07 };
 enum diff_mode { MODE64, MODE32, MODE16, MODE_COUNT };
 
-enum { FL_CF = 1, FL_PF = 4, FL_AF = 16, FL_ZF = 64, FL_SF = 128, FL_TF = 256, FL_IF = 512, FL_DF = 1024, FL_OF = 2048 };
+enum {
+    FL_CF = 1,
+    FL_PF = 4,
+    FL_AF = 16,
+    FL_ZF = 64,
+    FL_SF = 128,
+    FL_TF = 256,
+    FL_IF = 512,
+    FL_DF = 1024,
+    FL_OF = 2048
+};
 enum { FL_ARITH = FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF, FL_RF = 1 << 16, FL_AC = 1 << 18, FL_ID = 1 << 21 };
 
 /* An FXSAVE64 image: the offsets that matter. */
-enum { FX_FCW = 0, FX_FSW = 2, FX_FTW = 4, FX_FOP = 6, FX_FIP = 8, FX_FDP = 16, FX_MXCSR = 24, FX_ST = 32, FX_XMM = 160 };
+enum {
+    FX_FCW = 0,
+    FX_FSW = 2,
+    FX_FTW = 4,
+    FX_FOP = 6,
+    FX_FIP = 8,
+    FX_FDP = 16,
+    FX_MXCSR = 24,
+    FX_ST = 32,
+    FX_XMM = 160
+};
 
 struct dstate {
     uint64_t gpr[16]; /* in encoding order: rax rcx rdx rbx rsp rbp rsi rdi r8.. */
@@ -67,17 +87,19 @@ struct dcase {
     char text[128];
 };
 
-/* --- native.c: the bare processor ---------------------------------------------------------------------------------- */
+/* --- native.c: the bare processor ----------------------------------------------------------------------------------
+ */
 extern uint8_t *diff_native_code; /* writable alias of the code pages */
 extern uint8_t *diff_native_data; /* writable alias of the data pages */
 /* Maps everything. False with a line on stderr where the host cannot do it. */
 bool diff_native_init(void);
 bool diff_native_mode(enum diff_mode mode);
-/* Calls step(opaque, s) again and again: s holds the outcome of the last run and is to be replaced by the state of the next; a
- * false return ends the loop. The first call has s->vector 0xffff. */
+/* Calls step(opaque, s) again and again: s holds the outcome of the last run and is to be replaced by the state of the
+ * next; a false return ends the loop. The first call has s->vector 0xffff. */
 void diff_native_loop(bool (*step)(void *, struct dstate *), void *opaque);
 
-/* --- ours.c: the software processor --------------------------------------------------------------------------------- */
+/* --- ours.c: the software processor ---------------------------------------------------------------------------------
+ */
 struct ours;
 struct ours *diff_ours_new(const char *model);
 void diff_ours_free(struct ours *);
@@ -85,12 +107,16 @@ uint8_t *diff_ours_data(struct ours *);
 /* Runs the case from c->in; *s is the outcome. The data pages are the caller's to set. */
 bool diff_ours_run(struct ours *, const struct dcase *c, struct dstate *s);
 
-/* --- gen.c: instructions and states --------------------------------------------------------------------------------- */
+/* --- gen.c: instructions and states ---------------------------------------------------------------------------------
+ */
 struct rng {
     uint64_t s[2];
 };
 uint64_t rng_next(struct rng *r);
-static inline uint32_t rng_below(struct rng *r, uint32_t n) { return (uint32_t)((rng_next(r) >> 32) * n >> 32); }
+static inline uint32_t rng_below(struct rng *r, uint32_t n)
+{
+    return (uint32_t)((rng_next(r) >> 32) * n >> 32);
+}
 
 struct gen;
 struct gen *diff_gen_new(bool low_ok);
@@ -98,14 +124,14 @@ void diff_gen_free(struct gen *);
 unsigned diff_families(const struct gen *);
 const char *diff_family_name(const struct gen *, unsigned family);
 unsigned diff_family_templates(const struct gen *, unsigned family, enum diff_mode mode);
-/* Case `index` of the family for this seed: always the same. `data` is the data pages' contents, which it edits. False if
- * the draw has to be left out. */
+/* Case `index` of the family for this seed: always the same. `data` is the data pages' contents, which it edits. False
+ * if the draw has to be left out. */
 bool diff_gen_case(struct gen *, unsigned family, enum diff_mode mode, uint64_t seed, uint64_t index, struct dcase *c,
                    uint8_t *data);
 /* Lists the skipped mnemonics with their reasons. */
 void diff_gen_list(struct gen *, FILE *);
 /* A case given by its bytes (hexadecimal on the command line); the state is random. */
-void diff_gen_bytes(struct gen *, const uint8_t *bytes, unsigned len, enum diff_mode mode, uint64_t seed, uint64_t index,
-                    struct dcase *c, uint8_t *data);
+void diff_gen_bytes(struct gen *, const uint8_t *bytes, unsigned len, enum diff_mode mode, uint64_t seed,
+                    uint64_t index, struct dcase *c, uint8_t *data);
 
 #endif

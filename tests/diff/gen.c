@@ -2,11 +2,11 @@
  *
  * gen.c: draws instructions and states.
  *
- * Instructions come from the opcode maps themselves: every opcode byte of every map, with each mandatory prefix, each value of
- * ModRM.reg where that selects the instruction, register and memory form, REX.W; what the decoder accepts and rules.def
- * does not leave out is a template, grouped into families. So no instruction can be forgotten. A case takes its
- * family's templates in turn and draws the rest: registers, addressing form, further prefixes, immediates, and a state
- * full of boundary values in which the memory operands fall on mapped memory, or on purpose do not.
+ * Instructions come from the opcode maps themselves: every opcode byte of every map, with each mandatory prefix, each
+ * value of ModRM.reg where that selects the instruction, register and memory form, REX.W; what the decoder accepts and
+ * rules.def does not leave out is a template, grouped into families. So no instruction can be forgotten. A case takes
+ * its family's templates in turn and draws the rest: registers, addressing form, further prefixes, immediates, and a
+ * state full of boundary values in which the memory operands fall on mapped memory, or on purpose do not.
  *
  * What the decoder rejects is the family "ud": the bare processor says whether it is #UD.
  */
@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* --- random numbers: xorshift128+, seeded by splitmix64 ------------------------------------------------------------- */
+/* --- random numbers: xorshift128+, seeded by splitmix64 -------------------------------------------------------------
+ */
 uint64_t rng_next(struct rng *r)
 {
     uint64_t a = r->s[0], b = r->s[1];
@@ -37,15 +38,49 @@ static void rng_seed(struct rng *r, uint64_t seed)
     r->s[0] |= 1;
 }
 
-static bool one_in(struct rng *r, uint32_t n) { return rng_below(r, n) == 0; }
+static bool one_in(struct rng *r, uint32_t n)
+{
+    return rng_below(r, n) == 0;
+}
 
 static uint64_t interesting(struct rng *r)
 {
-    static const uint64_t list[] = {
-        0, 1, 2, 3, 7, 8, 15, 16, 31, 32, 63, 64, 0x7f, 0x80, 0xff, 0x100, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffffff,
-        0x80000000, 0xffffffff, 0x100000000, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff,
-        0xfffffffffffffffe, 0xffffffffffffff80, 0xffffffffffff8000, 0xffffffff80000000, 0x5555555555555555,
-        0xaaaaaaaaaaaaaaaa, 0x0f0f0f0f0f0f0f0f, 0x9999999999999999, 0x0123456789abcdef};
+    static const uint64_t list[] = {0,
+                                    1,
+                                    2,
+                                    3,
+                                    7,
+                                    8,
+                                    15,
+                                    16,
+                                    31,
+                                    32,
+                                    63,
+                                    64,
+                                    0x7f,
+                                    0x80,
+                                    0xff,
+                                    0x100,
+                                    0x7fff,
+                                    0x8000,
+                                    0xffff,
+                                    0x10000,
+                                    0x7fffffff,
+                                    0x80000000,
+                                    0xffffffff,
+                                    0x100000000,
+                                    0x7fffffffffffffff,
+                                    0x8000000000000000,
+                                    0xffffffffffffffff,
+                                    0xfffffffffffffffe,
+                                    0xffffffffffffff80,
+                                    0xffffffffffff8000,
+                                    0xffffffff80000000,
+                                    0x5555555555555555,
+                                    0xaaaaaaaaaaaaaaaa,
+                                    0x0f0f0f0f0f0f0f0f,
+                                    0x9999999999999999,
+                                    0x0123456789abcdef};
     uint64_t v = rng_next(r);
     switch (v & 7) {
     case 0:
@@ -59,17 +94,17 @@ static uint64_t interesting(struct rng *r)
 
 static uint32_t float32(struct rng *r)
 {
-    static const uint32_t list[] = {0, 0x80000000, 1, 0x80000001, 0x007fffff, 0x00800000, 0x80800000, 0x3f800000,
-                                    0xbf800000, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000, 0xffc00000,
-                                    0x7f800001, 0xff812345, 0x7fc54321, 0x4f000000, 0xcf000000, 0x4effffff, 0x5f000000,
-                                    0xdf000000, 0x3f000000, 0x3fc00000, 0x40200000, 0x4b000000, 0x4b7fffff, 0x33800000,
-                                    0x4f800000, 0x3f7fffff, 0x3f800001, 0x34000000, 0x1a000000, 0x20000000};
+    static const uint32_t list[] = {0,          0x80000000, 1,          0x80000001, 0x007fffff, 0x00800000, 0x80800000,
+                                    0x3f800000, 0xbf800000, 0x7f7fffff, 0xff7fffff, 0x7f800000, 0xff800000, 0x7fc00000,
+                                    0xffc00000, 0x7f800001, 0xff812345, 0x7fc54321, 0x4f000000, 0xcf000000, 0x4effffff,
+                                    0x5f000000, 0xdf000000, 0x3f000000, 0x3fc00000, 0x40200000, 0x4b000000, 0x4b7fffff,
+                                    0x33800000, 0x4f800000, 0x3f7fffff, 0x3f800001, 0x34000000, 0x1a000000, 0x20000000};
     uint64_t v = rng_next(r);
     switch (v & 3) {
     case 0: return list[(v >> 8) % (sizeof list / sizeof *list)];
     case 1: return (uint32_t)(v >> 32);
     case 2: return ((uint32_t)(v >> 32) & 0x807fffff) | (uint32_t)(0x70 + ((v >> 8) & 31)) << 23; /* near 1 */
-    default: { /* a small integer */
+    default: {                                                                                    /* a small integer */
         float f = (float)(int)((v >> 40) & 0xffff) - 32768.0f;
         uint32_t u;
         memcpy(&u, &f, 4);
@@ -80,14 +115,43 @@ static uint32_t float32(struct rng *r)
 
 static uint64_t float64(struct rng *r)
 {
-    static const uint64_t list[] = {
-        0, 0x8000000000000000, 1, 0x8000000000000001, 0x000fffffffffffff, 0x0010000000000000, 0x8010000000000000,
-        0x3ff0000000000000, 0xbff0000000000000, 0x7fefffffffffffff, 0xffefffffffffffff, 0x7ff0000000000000,
-        0xfff0000000000000, 0x7ff8000000000000, 0xfff8000000000000, 0x7ff0000000000001, 0xfff0123456789abc,
-        0x7ff8765432100000, 0x41dfffffffc00000, 0x41e0000000000000, 0xc1e0000000000000, 0xc1e0000000200000,
-        0x43e0000000000000, 0xc3e0000000000000, 0x43dfffffffffffff, 0x3fe0000000000000, 0x3ff8000000000000,
-        0x4004000000000000, 0x47efffffe0000000, 0x47effffff0000000, 0x380fffffffffffff, 0x36a0000000000000,
-        0x3810000000000000, 0x3fefffffffffffff, 0x3ff0000000000001, 0x4330000000000000, 0x41f0000000000000};
+    static const uint64_t list[] = {0,
+                                    0x8000000000000000,
+                                    1,
+                                    0x8000000000000001,
+                                    0x000fffffffffffff,
+                                    0x0010000000000000,
+                                    0x8010000000000000,
+                                    0x3ff0000000000000,
+                                    0xbff0000000000000,
+                                    0x7fefffffffffffff,
+                                    0xffefffffffffffff,
+                                    0x7ff0000000000000,
+                                    0xfff0000000000000,
+                                    0x7ff8000000000000,
+                                    0xfff8000000000000,
+                                    0x7ff0000000000001,
+                                    0xfff0123456789abc,
+                                    0x7ff8765432100000,
+                                    0x41dfffffffc00000,
+                                    0x41e0000000000000,
+                                    0xc1e0000000000000,
+                                    0xc1e0000000200000,
+                                    0x43e0000000000000,
+                                    0xc3e0000000000000,
+                                    0x43dfffffffffffff,
+                                    0x3fe0000000000000,
+                                    0x3ff8000000000000,
+                                    0x4004000000000000,
+                                    0x47efffffe0000000,
+                                    0x47effffff0000000,
+                                    0x380fffffffffffff,
+                                    0x36a0000000000000,
+                                    0x3810000000000000,
+                                    0x3fefffffffffffff,
+                                    0x3ff0000000000001,
+                                    0x4330000000000000,
+                                    0x41f0000000000000};
     uint64_t v = rng_next(r);
     switch (v & 3) {
     case 0: return list[(v >> 8) % (sizeof list / sizeof *list)];
@@ -102,24 +166,59 @@ static uint64_t float64(struct rng *r)
     }
 }
 
-/* Every class that the x87 knows, the unsupported ones (pseudo-infinity, pseudo-NaN, unnormal) and pseudo-denormals too. */
+/* Every class that the x87 knows, the unsupported ones (pseudo-infinity, pseudo-NaN, unnormal) and pseudo-denormals
+ * too. */
 static void float80(struct rng *r, uint8_t *p)
 {
     static const struct {
         uint16_t se;
         uint64_t m;
-    } list[] = {
-        {0, 0}, {0x8000, 0}, {0, 1}, {0, 0x7fffffffffffffff}, {0, 0x8000000000000000}, {0x8000, 0x8000000000000001},
-        {1, 0x8000000000000000}, {0x3fff, 0x8000000000000000}, {0xbfff, 0x8000000000000000}, {0x7ffe, ~0ull},
-        {0xfffe, ~0ull}, {0x7fff, 0x8000000000000000}, {0xffff, 0x8000000000000000}, {0x7fff, 0xc000000000000000},
-        {0xffff, 0xc000000000000000}, {0x7fff, 0x8000000000000001}, {0xffff, 0xa000000000000000},
-        {0x7fff, 0xc123456789abcdef}, {0x7fff, 0}, {0x7fff, 1}, {0xffff, 0x4000000000000000}, {0x3fff, 0x4000000000000000},
-        {1, 0}, {0x4000, 0x1234567812345678}, {0x403e, 0x8000000000000000}, {0xc03e, 0x8000000000000000},
-        {0x403d, ~0ull}, {0x401e, 0x8000000000000000}, {0xc01e, 0x8000000100000000}, {0x400e, 0x8000000000000000},
-        {0xc00e, 0x8001000000000000}, {0x3ffe, 0x8000000000000000}, {0x3ffe, ~0ull}, {0x4000, 0xc90fdaa22168c235},
-        {0x3fff, 0xc000000000000000}, {0x4000, 0xa000000000000000}, {0x403f, 0x8000000000000000}, {0x3fbe, 0x8000000000000000},
-        {0x3c01, 0x8000000000000000}, {0x3bcd, 0x8000000000000000}, {0x3f81, 0x8000000000000000}, {0x3f6a, 0x8000000000000000},
-        {0x43fe, 0xfffffffffffff800}, {0x407e, 0xffffff0000000000}, {0x407e, 0xffffff8000000000}, {0x403a, 0xde0b6b3a763fffff}};
+    } list[] = {{0, 0},
+                {0x8000, 0},
+                {0, 1},
+                {0, 0x7fffffffffffffff},
+                {0, 0x8000000000000000},
+                {0x8000, 0x8000000000000001},
+                {1, 0x8000000000000000},
+                {0x3fff, 0x8000000000000000},
+                {0xbfff, 0x8000000000000000},
+                {0x7ffe, ~0ull},
+                {0xfffe, ~0ull},
+                {0x7fff, 0x8000000000000000},
+                {0xffff, 0x8000000000000000},
+                {0x7fff, 0xc000000000000000},
+                {0xffff, 0xc000000000000000},
+                {0x7fff, 0x8000000000000001},
+                {0xffff, 0xa000000000000000},
+                {0x7fff, 0xc123456789abcdef},
+                {0x7fff, 0},
+                {0x7fff, 1},
+                {0xffff, 0x4000000000000000},
+                {0x3fff, 0x4000000000000000},
+                {1, 0},
+                {0x4000, 0x1234567812345678},
+                {0x403e, 0x8000000000000000},
+                {0xc03e, 0x8000000000000000},
+                {0x403d, ~0ull},
+                {0x401e, 0x8000000000000000},
+                {0xc01e, 0x8000000100000000},
+                {0x400e, 0x8000000000000000},
+                {0xc00e, 0x8001000000000000},
+                {0x3ffe, 0x8000000000000000},
+                {0x3ffe, ~0ull},
+                {0x4000, 0xc90fdaa22168c235},
+                {0x3fff, 0xc000000000000000},
+                {0x4000, 0xa000000000000000},
+                {0x403f, 0x8000000000000000},
+                {0x3fbe, 0x8000000000000000},
+                {0x3c01, 0x8000000000000000},
+                {0x3bcd, 0x8000000000000000},
+                {0x3f81, 0x8000000000000000},
+                {0x3f6a, 0x8000000000000000},
+                {0x43fe, 0xfffffffffffff800},
+                {0x407e, 0xffffff0000000000},
+                {0x407e, 0xffffff8000000000},
+                {0x403a, 0xde0b6b3a763fffff}};
     uint64_t v = rng_next(r), m;
     uint16_t se;
     switch (v & 7) {
@@ -132,8 +231,13 @@ static void float80(struct rng *r, uint8_t *p)
     }
     case 3: se = (uint16_t)(v >> 16), m = rng_next(r); break;
     case 4: se = (uint16_t)(v >> 16), m = rng_next(r) | 1ull << 63; break;
-    case 5: se = (uint16_t)(((v >> 16) & 0x8000) | (0x3fff - 40 + ((v >> 8) & 127))), m = rng_next(r) | 1ull << 63; break;
-    case 6: se = (uint16_t)(((v >> 16) & 0x8000) | (0x3fff + ((v >> 8) & 7))), m = (rng_next(r) & 0xffff) << 48 | 1ull << 63; break;
+    case 5:
+        se = (uint16_t)(((v >> 16) & 0x8000) | (0x3fff - 40 + ((v >> 8) & 127))), m = rng_next(r) | 1ull << 63;
+        break;
+    case 6:
+        se = (uint16_t)(((v >> 16) & 0x8000) | (0x3fff + ((v >> 8) & 7))),
+        m = (rng_next(r) & 0xffff) << 48 | 1ull << 63;
+        break;
     default: se = (uint16_t)(((v >> 16) & 0x8000) | (0x3ffe + ((v >> 8) & 1))), m = rng_next(r) | 1ull << 63; break;
     }
     memcpy(p, &m, 8);
@@ -177,7 +281,8 @@ static void fill(struct rng *r, uint8_t *p, unsigned len, enum elem e)
     }
 }
 
-/* --- templates -------------------------------------------------------------------------------------------------------- */
+/* --- templates
+ * -------------------------------------------------------------------------------------------------------- */
 enum { FORM_NONE, FORM_REG, FORM_MEM };
 
 struct tmpl {
@@ -212,9 +317,9 @@ static bool decode(const struct gen *g, unsigned mode, const uint8_t *b, unsigne
 static const char *skip_reason(const struct insn *x)
 {
     switch (x->i.mnemonic) {
-#define SKIP(m, why) \
-    case ZYDIS_MNEMONIC_##m: return why;
-#include "tests/diff/rules.def"
+#define SKIP(m, why)                                                                                                   \
+    case ZYDIS_MNEMONIC_##m: return why;                                                                               \
+        #include "tests/diff/rules.def"
     default: break;
     }
     switch (x->i.meta.isa_set) {
@@ -229,7 +334,8 @@ static const char *skip_reason(const struct insn *x)
         return "FS is the harness's own thread pointer";
     for (unsigned k = 0; k < x->i.operand_count; k++)
         if (x->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            ZydisRegisterGetClass(x->op[k].reg.value) == ZYDIS_REGCLASS_SEGMENT && x->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+            ZydisRegisterGetClass(x->op[k].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
+            x->op[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
             return "loads a segment of the host's GDT";
         else if (x->op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
                  ZydisRegisterGetClass(x->op[k].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
@@ -379,8 +485,14 @@ static void enumerate(struct gen *g, struct tmpl t)
     uint8_t b[24] = {0};
     struct insn x;
     unsigned n = put_opcode(b, &t, 0, false, 0);
-    b[n] = (uint8_t)((t.form == FORM_REG ? 3 : t.mode == MODE16 ? 2 : 2) << 6 | t.reg << 3 |
-                     (t.form == FORM_REG ? t.rm : t.mode == MODE16 ? 4 : 3));
+    b[n] = (uint8_t)((t.form == FORM_REG ? 3
+                      : t.mode == MODE16 ? 2
+                                         : 2)
+                         << 6 |
+                     t.reg << 3 |
+                     (t.form == FORM_REG ? t.rm
+                      : t.mode == MODE16 ? 4
+                                         : 3));
     if (!decode(g, t.mode, b, sizeof b, &x)) {
         if (!t.vex && t.rm == 0)
             add(family(g, "ud"), &t);
@@ -395,14 +507,16 @@ static void enumerate(struct gen *g, struct tmpl t)
     }
     if (x.i.raw.prefix_count && t.pp && x.i.raw.prefixes[0].type == ZYDIS_PREFIX_TYPE_IGNORED)
         return;
-    if (t.w && !t.vex && x.i.opcode_map <= ZYDIS_OPCODE_MAP_0F3A) { /* REX.W that changes nothing is no template of its own */
+    if (t.w && !t.vex &&
+        x.i.opcode_map <= ZYDIS_OPCODE_MAP_0F3A) { /* REX.W that changes nothing is no template of its own */
         struct insn y;
         struct tmpl u = t;
         uint8_t bb[24] = {0};
         u.w = 0;
         unsigned m = put_opcode(bb, &u, 0, false, 0);
         bb[m] = b[n];
-        if (decode(g, t.mode, bb, sizeof bb, &y) && y.i.mnemonic == x.i.mnemonic && y.i.operand_width == x.i.operand_width)
+        if (decode(g, t.mode, bb, sizeof bb, &y) && y.i.mnemonic == x.i.mnemonic &&
+            y.i.operand_width == x.i.operand_width)
             return;
     }
     if (skip_reason(&x))
@@ -430,17 +544,19 @@ struct gen *diff_gen_new(bool low_ok)
     ZydisDecoderInit(&g->dec[MODE64], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderInit(&g->dec[MODE32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&g->dec[MODE16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_32);
-    static const char *const order[] = {"alu",   "shift", "muldiv", "bcd", "bits", "exchange", "move",  "cond",
-                                        "flags", "stack", "flow",   "string", "misc", "x87", "mmx", "sse", "sse2",
-                                        "sse3",  "sse4",  "aes",    "xsave",  "privileged", "ud"};
+    static const char *const order[] = {"alu",   "shift", "muldiv", "bcd",    "bits",  "exchange",   "move", "cond",
+                                        "flags", "stack", "flow",   "string", "misc",  "x87",        "mmx",  "sse",
+                                        "sse2",  "sse3",  "sse4",   "aes",    "xsave", "privileged", "ud"};
     for (unsigned i = 0; i < sizeof order / sizeof *order; i++)
         family(g, order[i]);
     for (unsigned mode = 0; mode < MODE_COUNT; mode++)
         for (unsigned vex = 0; vex < 2; vex++)
             for (unsigned map = vex; map < 4; map++)
                 for (unsigned op = 0; op < 256; op++) {
-                    static const uint8_t prefix[] = {0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
-                    if (map == 0 && (memchr(prefix, (int)op, sizeof prefix) || (mode == MODE64 && op >= 0x40 && op <= 0x4f)))
+                    static const uint8_t prefix[] = {0x0f, 0x26, 0x2e, 0x36, 0x3e, 0x64,
+                                                     0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3};
+                    if (map == 0 &&
+                        (memchr(prefix, (int)op, sizeof prefix) || (mode == MODE64 && op >= 0x40 && op <= 0x4f)))
                         continue;
                     if (map == 1 && (op == 0x38 || op == 0x3a))
                         continue;
@@ -448,9 +564,14 @@ struct gen *diff_gen_new(bool low_ok)
                         for (unsigned w = 0; w < (mode == MODE64 || vex ? 2 : 1); w++)
                             for (unsigned form = FORM_REG; form <= FORM_MEM; form++)
                                 for (unsigned reg = 0; reg < 8; reg++) {
-                                    struct tmpl t = {.mode = (uint8_t)mode, .vex = (uint8_t)vex, .map = (uint8_t)map,
-                                                     .pp = (uint8_t)pp, .opcode = (uint8_t)op, .form = (uint8_t)form,
-                                                     .reg = (uint8_t)reg, .w = (uint8_t)w};
+                                    struct tmpl t = {.mode = (uint8_t)mode,
+                                                     .vex = (uint8_t)vex,
+                                                     .map = (uint8_t)map,
+                                                     .pp = (uint8_t)pp,
+                                                     .opcode = (uint8_t)op,
+                                                     .form = (uint8_t)form,
+                                                     .reg = (uint8_t)reg,
+                                                     .w = (uint8_t)w};
                                     unsigned rms = rm_is_opcode(&t) ? 8 : 1;
                                     for (t.rm = 0; t.rm < rms; t.rm++)
                                         enumerate(g, t);
@@ -467,9 +588,18 @@ void diff_gen_free(struct gen *g)
     free(g);
 }
 
-unsigned diff_families(const struct gen *g) { return g->families; }
-const char *diff_family_name(const struct gen *g, unsigned f) { return g->fam[f].name; }
-unsigned diff_family_templates(const struct gen *g, unsigned f, enum diff_mode mode) { return g->fam[f].count[mode]; }
+unsigned diff_families(const struct gen *g)
+{
+    return g->families;
+}
+const char *diff_family_name(const struct gen *g, unsigned f)
+{
+    return g->fam[f].name;
+}
+unsigned diff_family_templates(const struct gen *g, unsigned f, enum diff_mode mode)
+{
+    return g->fam[f].count[mode];
+}
 
 void diff_gen_list(struct gen *g, FILE *f)
 {
@@ -480,7 +610,8 @@ void diff_gen_list(struct gen *g, FILE *f)
 #include "tests/diff/rules.def"
 }
 
-/* --- states ------------------------------------------------------------------------------------------------------------- */
+/* --- states
+ * ------------------------------------------------------------------------------------------------------------- */
 static void random_fp(struct rng *r, uint8_t *fx, enum elem e, unsigned mode)
 {
     memset(fx, 0, 512);
@@ -546,7 +677,10 @@ static enum elem elem_of_op(const ZydisDecodedOperand *op)
     }
 }
 
-static uint64_t width_mask(unsigned bits) { return bits >= 64 ? ~0ull : (1ull << bits) - 1; }
+static uint64_t width_mask(unsigned bits)
+{
+    return bits >= 64 ? ~0ull : (1ull << bits) - 1;
+}
 
 static void set_low(uint64_t *reg, unsigned bits, uint64_t v)
 {
@@ -573,13 +707,15 @@ static uint64_t pick_target(struct rng *r, uint32_t base, unsigned size, unsigne
     return t;
 }
 
-/* Makes operand `op` fall on a data address, by changing its base, its index or its displacement. Returns the address, or 0. */
-static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struct insn *x, const ZydisDecodedOperand *op,
-                      unsigned size)
+/* Makes operand `op` fall on a data address, by changing its base, its index or its displacement. Returns the address,
+ * or 0. */
+static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struct insn *x,
+                      const ZydisDecodedOperand *op, unsigned size)
 {
     unsigned aw = x->i.address_width;
     uint64_t *gpr = c->in.gpr, segbase = 0;
-    bool stack = op->mem.base == ZYDIS_REGISTER_RSP || op->mem.base == ZYDIS_REGISTER_ESP || op->mem.base == ZYDIS_REGISTER_SP;
+    bool stack =
+        op->mem.base == ZYDIS_REGISTER_RSP || op->mem.base == ZYDIS_REGISTER_ESP || op->mem.base == ZYDIS_REGISTER_SP;
     if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && stack)
         aw = c->in.mode == MODE64 ? 64 : 32;
     if (aw == 16 && !g->low)
@@ -666,8 +802,10 @@ static bool tweak(struct rng *r, struct dcase *c, struct insn *x, uint64_t first
     uint8_t *mem = first_la ? data_at(data, first_la, 16) : NULL;
 
     switch (x->i.mnemonic) {
-#define UNDEFINED(m, f) \
-    case ZYDIS_MNEMONIC_##m: c->flags_mask &= ~(uint64_t)(f); break;
+#define UNDEFINED(m, f)                                                                                                \
+    case ZYDIS_MNEMONIC_##m:                                                                                           \
+        c->flags_mask &= ~(uint64_t)(f);                                                                               \
+        break;
 #include "tests/diff/rules.def"
     default: break;
     }
@@ -751,7 +889,7 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
     c->in.mode = (uint16_t)mode;
     c->flags_mask = ~(uint64_t)FL_RF;
     c->fsw_mask = 0xffff;
-    c->code_offset = one_in(r, 16) ? DIFF_PAGE - rng_below(r, 16)
+    c->code_offset = one_in(r, 16)   ? DIFF_PAGE - rng_below(r, 16)
                      : one_in(r, 32) ? 2 * DIFF_PAGE - 1 - rng_below(r, 16)
                                      : 64 + rng_below(r, DIFF_PAGE - 128);
     memset(c->in.gpr, 0, sizeof c->in.gpr);
@@ -780,11 +918,12 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
             c->flags_mask &= ~(uint64_t)x.i.cpu_flags->undefined;
         if (x.i.fpu_flags) {
             unsigned u = x.i.fpu_flags->undefined;
-            c->fsw_mask &= (uint16_t) ~((u & 1 ? 1 << 8 : 0) | (u & 2 ? 1 << 9 : 0) | (u & 4 ? 1 << 10 : 0) | (u & 8 ? 1 << 14 : 0));
+            c->fsw_mask &= (uint16_t) ~((u & 1 ? 1 << 8 : 0) | (u & 2 ? 1 << 9 : 0) | (u & 4 ? 1 << 10 : 0) |
+                                        (u & 8 ? 1 << 14 : 0));
         }
         /* bit strings reach far: keep the offset near */
-        if ((x.i.mnemonic == ZYDIS_MNEMONIC_BT || x.i.mnemonic == ZYDIS_MNEMONIC_BTS || x.i.mnemonic == ZYDIS_MNEMONIC_BTR ||
-             x.i.mnemonic == ZYDIS_MNEMONIC_BTC) &&
+        if ((x.i.mnemonic == ZYDIS_MNEMONIC_BT || x.i.mnemonic == ZYDIS_MNEMONIC_BTS ||
+             x.i.mnemonic == ZYDIS_MNEMONIC_BTR || x.i.mnemonic == ZYDIS_MNEMONIC_BTC) &&
             x.op[1].type == ZYDIS_OPERAND_TYPE_REGISTER && !one_in(r, 8))
             c->in.gpr[ZydisRegisterGetId(x.op[1].reg.value)] = (uint64_t)((int64_t)rng_below(r, 8000) - 4000);
         if (is_rep(&x)) {
@@ -844,7 +983,8 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
                     fill(r, p, size, elem_of_op(op));
                 }
             }
-        if (branch && x.op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(x.op[0].reg.value) != ZYDIS_REGCLASS_IP)
+        if (branch && x.op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            ZydisRegisterGetClass(x.op[0].reg.value) != ZYDIS_REGCLASS_IP)
             c->in.gpr[ZydisRegisterGetId(x.op[0].reg.value) & 15] = code_target(r, mode);
         if (x.i.mnemonic == ZYDIS_MNEMONIC_ENTER || x.i.mnemonic == ZYDIS_MNEMONIC_LEAVE)
             c->in.gpr[5] = one_in(r, 16) ? interesting(r) : DIFF_DATA + 1024 + rng_below(r, 6000);
@@ -887,7 +1027,8 @@ bool diff_gen_case(struct gen *g, unsigned family, enum diff_mode mode, uint64_t
     uint8_t *b = c->bytes;
     unsigned n = 0;
     if (one_in(r, 8)) { /* prefixes that do nothing, or that change or forbid */
-        static const uint8_t extra[] = {0x2e, 0x36, 0x3e, 0x26, 0x65, 0x67, 0x67, 0x67, 0x66, 0x66, 0xf0, 0xf2, 0xf3, 0x48};
+        static const uint8_t extra[] = {0x2e, 0x36, 0x3e, 0x26, 0x65, 0x67, 0x67,
+                                        0x67, 0x66, 0x66, 0xf0, 0xf2, 0xf3, 0x48};
         unsigned k = one_in(r, 64) ? 9 : 1 + one_in(r, 8);
         while (k--)
             b[n++] = extra[rng_below(r, sizeof extra - (one_in(r, 4) ? 0 : 4))];
@@ -919,8 +1060,8 @@ bool diff_gen_case(struct gen *g, unsigned family, enum diff_mode mode, uint64_t
     return c->name != NULL;
 }
 
-void diff_gen_bytes(struct gen *g, const uint8_t *bytes, unsigned len, enum diff_mode mode, uint64_t seed, uint64_t index,
-                    struct dcase *c, uint8_t *data)
+void diff_gen_bytes(struct gen *g, const uint8_t *bytes, unsigned len, enum diff_mode mode, uint64_t seed,
+                    uint64_t index, struct dcase *c, uint8_t *data)
 {
     struct rng rr, *r = &rr;
     seed_case(r, 63, mode, seed, index);

@@ -5,7 +5,8 @@
  *   diff [--family NAME|all] [--mode 64|32|16|all] [--seed N] [--count N] [--case N] [--bytes HEX] [--model NAME]
  *        [--native-only] [--fails N] [--show] [--list]
  *
- * A failing case prints its bytes, its text, the state before, what differs after, and the command line that repeats it.
+ * A failing case prints its bytes, its text, the state before, what differs after, and the command line that repeats
+ * it.
  */
 #include "tests/diff/diff.h"
 
@@ -31,8 +32,8 @@ struct run {
 
     struct dcase c;
     bool have;
-    uint8_t base[DATA_LEN];    /* the data pages' contents before every case's own edits */
-    uint8_t before[DATA_LEN];  /* and before this case */
+    uint8_t base[DATA_LEN];   /* the data pages' contents before every case's own edits */
+    uint8_t before[DATA_LEN]; /* and before this case */
     uint64_t ran, left_out, failed, failed_shown, max_fails;
     uint64_t by_vector[32];
     char last_name[32];
@@ -47,9 +48,15 @@ static const char *const mode_name[] = {"64", "32", "16"};
 static const char *const gpr_name[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
-static void put_code(uint8_t *code, const struct dcase *c) { memcpy(code + c->code_offset, c->bytes, c->len); }
+static void put_code(uint8_t *code, const struct dcase *c)
+{
+    memcpy(code + c->code_offset, c->bytes, c->len);
+}
 
-static void clear_code(uint8_t *code, const struct dcase *c) { memset(code + c->code_offset, DIFF_CODE_FILL, c->len); }
+static void clear_code(uint8_t *code, const struct dcase *c)
+{
+    memset(code + c->code_offset, DIFF_CODE_FILL, c->len);
+}
 
 static void hexdump(const char *what, const uint8_t *p, unsigned n)
 {
@@ -91,11 +98,13 @@ static void print_in(const struct dcase *c)
     print_fx("in: ", c->in.fx);
     for (int i = 0; i < 8; i++) {
         const uint8_t *p = c->in.fx + FX_ST + 16 * i;
-        printf("  st%d=%04x:%016llx%s", i, p[8] | p[9] << 8, (unsigned long long)*(const uint64_t *)p, i % 4 == 3 ? "\n" : "");
+        printf("  st%d=%04x:%016llx%s", i, p[8] | p[9] << 8, (unsigned long long)*(const uint64_t *)p,
+               i % 4 == 3 ? "\n" : "");
     }
     for (int i = 0; i < (c->in.mode == MODE64 ? 16 : 8); i++) {
         const uint64_t *p = (const uint64_t *)(c->in.fx + FX_XMM + 16 * i);
-        printf("  xmm%d=%016llx:%016llx%s", i, (unsigned long long)p[1], (unsigned long long)p[0], i % 4 == 3 ? "\n" : "");
+        printf("  xmm%d=%016llx:%016llx%s", i, (unsigned long long)p[1], (unsigned long long)p[0],
+               i % 4 == 3 ? "\n" : "");
     }
 }
 
@@ -138,7 +147,8 @@ static unsigned compare(const struct run *r, const struct dstate *a, const struc
             DIFFER(d, "%s: native %016llx, ours %016llx\n", gpr_name[i], ULL(a->gpr[i]), ULL(o->gpr[i]));
     uint64_t fm = fault ? ~(uint64_t)FL_RF : c->flags_mask;
     if ((a->rflags ^ o->rflags) & fm)
-        DIFFER(d, "rflags: native %06llx, ours %06llx (compared %06llx)\n", ULL(a->rflags), ULL(o->rflags), ULL(fm & 0xffffff));
+        DIFFER(d, "rflags: native %06llx, ours %06llx (compared %06llx)\n", ULL(a->rflags), ULL(o->rflags),
+               ULL(fm & 0xffffff));
     uint16_t an, on;
     memcpy(&an, a->fx, 2), memcpy(&on, o->fx, 2);
     if (an != on)
@@ -159,9 +169,11 @@ static unsigned compare(const struct run *r, const struct dstate *a, const struc
                    q[8] | q[9] << 8, ULL(*(const uint64_t *)q));
     }
     for (int i = 0; i < (c->in.mode == MODE64 ? 16 : 8); i++) {
-        const uint64_t *p = (const uint64_t *)(a->fx + FX_XMM + 16 * i), *q = (const uint64_t *)(o->fx + FX_XMM + 16 * i);
+        const uint64_t *p = (const uint64_t *)(a->fx + FX_XMM + 16 * i),
+                       *q = (const uint64_t *)(o->fx + FX_XMM + 16 * i);
         if (p[0] != q[0] || p[1] != q[1])
-            DIFFER(d, "xmm%d: native %016llx:%016llx, ours %016llx:%016llx\n", i, ULL(p[1]), ULL(p[0]), ULL(q[1]), ULL(q[0]));
+            DIFFER(d, "xmm%d: native %016llx:%016llx, ours %016llx:%016llx\n", i, ULL(p[1]), ULL(p[0]), ULL(q[1]),
+                   ULL(q[0]));
     }
     const uint8_t *nd = diff_native_data, *od = diff_ours_data(r->ours);
     if (memcmp(nd, od, DATA_LEN) != 0)
@@ -206,8 +218,8 @@ static void judge(struct run *r, struct dstate *native)
             hexdump("bytes:", r->c.bytes, r->c.len);
             printf("%s\n", text);
             print_in(&r->c);
-            printf("out: vector %u error %#x cr2 %#llx rip %#llx flags %#llx\n", native->vector, native->error, ULL(native->cr2),
-                   ULL(native->rip), ULL(native->rflags));
+            printf("out: vector %u error %#x cr2 %#llx rip %#llx flags %#llx\n", native->vector, native->error,
+                   ULL(native->cr2), ULL(native->rip), ULL(native->rflags));
         }
         return;
     }
@@ -225,7 +237,8 @@ static void judge(struct run *r, struct dstate *native)
         r->failed++;
         bool again = false;
         for (unsigned i = 0; i < r->fail_names_n; i++)
-            again |= strncmp(r->fail_names[i].name, r->c.name, sizeof r->fail_names[0].name - 1) == 0 && r->fail_names[i].n >= 2;
+            again |= strncmp(r->fail_names[i].name, r->c.name, sizeof r->fail_names[0].name - 1) == 0 &&
+                     r->fail_names[i].n >= 2;
         note_failure(r, r->c.name);
         if (r->failed_shown >= r->max_fails || (again && !r->single))
             return;
@@ -246,8 +259,8 @@ static void judge(struct run *r, struct dstate *native)
     else
         compare(r, native, &ours, true);
     if (n && !r->bytes)
-        printf("  repeat: %s --family %s --mode %s --seed %llu --case %llu\n", r->self, diff_family_name(r->gen, r->family),
-               mode_name[r->mode], ULL(r->seed), ULL(r->index));
+        printf("  repeat: %s --family %s --mode %s --seed %llu --case %llu\n", r->self,
+               diff_family_name(r->gen, r->family), mode_name[r->mode], ULL(r->seed), ULL(r->index));
 }
 
 static bool step(void *opaque, struct dstate *s)
@@ -415,7 +428,8 @@ int main(int argc, char **argv)
         diff_ours_free(r.ours);
     return failed != 0;
 usage:
-    fprintf(stderr, "usage: diff [--family NAME|all] [--mode 64|32|16|all] [--seed N] [--count N] [--case N] [--bytes HEX]\n"
-                    "            [--model NAME] [--native-only] [--fails N] [--show] [--list]\n");
+    fprintf(stderr,
+            "usage: diff [--family NAME|all] [--mode 64|32|16|all] [--seed N] [--count N] [--case N] [--bytes HEX]\n"
+            "            [--model NAME] [--native-only] [--fails N] [--show] [--list]\n");
     return 2;
 }

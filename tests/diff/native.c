@@ -2,9 +2,10 @@
  *
  * native.c: runs one instruction on the bare processor from a given state. Linux x86-64.
  *
- * A signal frame holds the whole state that a user program has: general registers, RFLAGS, CS, and the XSAVE image. So a
- * case is loaded by editing the frame of the previous case's signal and returning from the handler; the case's own end (#DB, #BP or
- * a fault) is the next signal. One signal a case, nothing of ours between the state and the instruction.
+ * A signal frame holds the whole state that a user program has: general registers, RFLAGS, CS, and the XSAVE image. So
+ * a case is loaded by editing the frame of the previous case's signal and returning from the handler; the case's own
+ * end (#DB, #BP or a fault) is the next signal. One signal a case, nothing of ours between the state and the
+ * instruction.
  */
 #include "tests/diff/diff.h"
 
@@ -116,7 +117,10 @@ void diff_native_loop(bool (*step)(void *, struct dstate *), void *opaque)
     raise(SIGUSR1);
 }
 
-bool diff_native_mode(enum diff_mode mode) { return mode == MODE16 ? nat.cs16 && nat.low : true; }
+bool diff_native_mode(enum diff_mode mode)
+{
+    return mode == MODE16 ? nat.cs16 && nat.low : true;
+}
 
 bool diff_native_init(void)
 {

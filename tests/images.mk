@@ -1,0 +1,23 @@
+# The bootable test images: each tests/images/NAME64.c (64-bit runtime) or NAME32.c (32-bit) is one Multiboot 1 ELF32 image.
+#   make images            build them into $(B)/images
+#   make test-images       our processor against the recorded lines (part of make test)
+#   make test-peers        the same images on QEMU TCG and Bochs too; all lines must agree
+IMAGE_CC ?= $(if $(filter x86_64,$(shell uname -m)),gcc,x86_64-linux-gnu-gcc)
+IMAGE_OBJCOPY ?= $(if $(filter x86_64,$(shell uname -m)),objcopy,x86_64-linux-gnu-objcopy)
+image_src := $(sort $(wildcard tests/images/*64.c tests/images/*32.c))
+images := $(patsubst tests/images/%.c,$(B)/images/%,$(image_src))
+IMAGE_CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Wno-unused-parameter -ffreestanding -fno-pic -fno-pie -fno-stack-protector \
+	-fno-asynchronous-unwind-tables -mno-red-zone -mgeneral-regs-only -fcf-protection=none -fno-strict-aliasing -fwrapv \
+	-Wno-array-bounds -Itests/images/rt -Iinclude -I. -DVMENTER_NATIVE
+image_bits = $(patsubst %64,64,$(patsubst %32,32,$(filter %64 %32,$(notdir $(1)))))
+image_m = $(if $(filter %64,$(1)),-m64,-m32)
+
+.PHONY: test-images
+images: $(images)
+$(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildcard tests/images/*.h include/vmenter/*.h src/native/*)
+	@mkdir -p $(@D)
+	$(Q)$(IMAGE_CC) $(call image_m,$*) $(IMAGE_CFLAGS) '-DIMAGE_NAME="$*"' -MMD -MP -MF $@.d -nostdlib -static -no-pie -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+		-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-T,tests/images/rt/image.ld -o $@.elf \
+		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $< $(wildcard tests/images/$*.S)
+	$(Q)$(IMAGE_OBJCOPY) -O elf32-i386 $@.elf $@
+
