@@ -1,4 +1,4 @@
-# vmenter: GNU make, one makefile, no generator step.
+# vmenter: GNU make, one makefile, no generator step.  V=1 shows the commands.
 #
 #   make                 build/vmenter, build/libvmenter.a, build/libvmenter.so.*
 #   make run | test | test-long | test-peers | lint | format | bench | install PREFIX= | clean
@@ -32,7 +32,8 @@ OPT := $(if $(DEBUG),-O0,-O2)
 WARN := -Wall -Wextra -Wpointer-arith -Wstrict-prototypes -Wmissing-prototypes -Wshadow -Wno-unused-parameter $(if $(CI),-Werror)
 # Wrapping arithmetic and type punning through memory are what an emulator does; say so to the compiler once, here.
 CODEGEN := -fno-strict-aliasing -fwrapv -fno-math-errno -ffp-contract=off -frounding-math -fPIC -fvisibility=hidden
-SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+Q := $(if $(V),,@)
+say = $(if $(V),,@echo "  $(1) $@")
 comma := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 CPPFLAGS += -Iinclude -I. -DVMENTER_BUILDING -D_GNU_SOURCE
@@ -57,44 +58,101 @@ LIB := $(B)/libvmenter.a
 SONAME := libvmenter.so.$(VERSION_MAJOR)
 SO := $(B)/libvmenter.so.$(VERSION)
 
-.PHONY: all lib run test test-long test-peers lint format bench install clean setup images unit
+.PHONY: all lib run test test-long test-peers lint format bench install clean unit
 all: setup-build $(B)/vmenter $(LIB) $(SO)
 lib: $(LIB)
 
-$(B)/obj/%.c.o: %.c
+$(B)/obj/%.c.o: %.c | setup-build
 	@mkdir -p $(@D)
+	$(call say,CC )
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) $(CFLAGS_$(subst /,_,$(<D))) -MMD -MP -c $< -o $@
-$(B)/obj/%.S.o: %.S
+$(B)/obj/%.S.o: %.S | setup-build
 	@mkdir -p $(@D)
+	$(call say,AS )
 	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
-$(B)/obj/%.cc.o: %.cc
+$(B)/obj/%.cc.o: %.cc | setup-build
 	@mkdir -p $(@D)
+	$(call say,CXX)
 	$(Q)$(CXX) $(CPPFLAGS) -std=gnu++17 $(OPT) -g $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) -fPIC $(SANFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(lib_o)
 	@mkdir -p $(@D) && rm -f $@
+	$(call say,AR )
 	$(Q)$(AR) rcs $@ $^
 $(SO): $(lib_o)
+	$(call say,LD )
 	$(Q)$(CC) -shared $(SANFLAGS) -Wl,-soname,$(SONAME) -o $@ $^ $(LDFLAGS) $(LDLIBS_ALL)
 	@ln -sf $(notdir $@) $(B)/$(SONAME) && ln -sf $(SONAME) $(B)/libvmenter.so
 $(B)/vmenter: $(app_o) $(LIB)
+	$(call say,LD )
 	$(Q)$(CC) $(SANFLAGS) -o $@ $(app_o) $(LIB) $(LDFLAGS) $(LDLIBS_ALL)
 
 $(B)/tests/%: $(B)/obj/tests/unit/%.c.o $(LIB)
 	@mkdir -p $(@D)
+	$(call say,LD )
 	$(Q)$(CC) $(SANFLAGS) -o $@ $< $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS_ALL)
 $(B)/tests/%: $(B)/obj/tests/unit/%.cc.o $(LIB)
 	@mkdir -p $(@D)
+	$(call say,LD )
 	$(Q)$(CXX) $(SANFLAGS) -o $@ $< $(LIB) $(LDFLAGS) -lcmocka $(LDLIBS_ALL)
 .SECONDARY:
 
-# --- set-up: the packages that the build, the tests and the peers need --------------------------------------------
-.PHONY: setup-build
+# --- set-up: the packages that the build, the tests, the demonstration and the peers need -------------------------
+.PHONY: setup-build setup-test setup-run setup-peers
 setup-build:
 	@tools/setup build $(CC)
+setup-test:
+	@tools/setup test
+setup-run:
+	@tools/setup run
+setup-peers:
+	@tools/setup peers
 
+# --- the guest: Debian's kernel and an initramfs of busybox -----------------------------------------------------
+GUEST := build/guest
+GUEST_KERNEL := $(GUEST)/vmlinuz
+GUEST_INITRD := $(GUEST)/initrd.img
+$(GUEST_KERNEL): tools/guest-kernel | setup-run
+	$(call say,GET)
+	@tools/guest-kernel $(GUEST)
+$(GUEST_INITRD): tools/guest-initrd guest/init | setup-run
+	$(call say,GEN)
+	@tools/guest-initrd $(GUEST)
+.PHONY: guest
+guest: $(GUEST_KERNEL) $(GUEST_INITRD)
+
+run: all guest
+	@tools/run-demo $(B) $(GUEST)
+
+# --- tests: tests/*.mk add to these lists -----------------------------------------------------------------------
+# TEST_NEEDS: what must be built. TEST_COMMANDS: scripts that tests/run runs, each prints lines "PASS name" / "FAIL name".
+TEST_NEEDS := $(tests) $(B)/vmenter
+TEST_COMMANDS := tests/boot
 unit: $(tests)
+include $(sort $(wildcard tests/*.mk bench/*.mk))
 
-include $(sort $(wildcard tests/*.mk images/*.mk tests/images/*.mk bench/*.mk))
+$(tests): | setup-test
+test: all setup-test $(TEST_NEEDS) guest
+	@B=$(B) GUEST=$(GUEST) CC="$(CC)" SAN="$(SAN)" tests/run "$(tests)" "$(TEST_COMMANDS)"
+
+# --- the house's rules -------------------------------------------------------------------------------------------
+SOURCES = $(shell git ls-files '*.c' '*.h' '*.cc' '*.cpp' 2>/dev/null)
+lint: all
+	@B=$(B) tools/lint
+format:
+	@clang-format -i $(SOURCES)
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(B)/vmenter $(DESTDIR)$(PREFIX)/bin/
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib/
+	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
+	ln -sf $(notdir $(SO)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
+	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libvmenter.so
+	cd include && find vmenter -type f -exec install -D -m 644 {} $(abspath $(DESTDIR)$(PREFIX))/include/{} \;
+	sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' tools/vmenter.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/vmenter.pc
+
+clean:
+	rm -rf build
 
 -include $(shell find $(B)/obj -name '*.d' 2>/dev/null)
