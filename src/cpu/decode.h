@@ -8,6 +8,8 @@
  *               General registers: byte offset into gpr (AH, CH, DH, BH: 8 * n + 1); all others: the number. RIP never.
  *   memory      OPF_MEM and base, index, scale, disp, seg; OPF_SWAP when the memory operand comes before every explicit register
  *               (it is the destination of `op r/m, r`). With two memory operands (MOVS, CMPS) the one with rSI. RIP-relative: base GPR_BLOCK.
+ *               Hidden operands (string instructions, XLAT, MASKMOVQ) count too, but for the stack's. Without a memory operand seg is SEG_SS:
+ *               pushes and pops fault with #SS. In 64-bit mode seg is SEG_NONE, or FS, GS, or SS (base 0 too, but #SS instead of #GP).
  *   immediate   the first one: imm (low 32 bits, sign-extended by its own size); without a memory operand disp has all 64 bits. The second one
  *               (ENTER, INSERTQ, EXTRQ): disp.
  *   relative    disp = distance of the target from the block's start (16-bit operand size truncates: the handler's affair)
@@ -34,7 +36,12 @@ struct decoded {
     bool real;         /* real or virtual-8086 mode */
     uint8_t mem;       /* index of the memory operand in op[], or DECODED_NO_MEM */
     const uint8_t *bytes;
+    bool *ends;        /* a select function sets it when the block must end with this form: decoded_ends() */
 };
+INLINE void decoded_ends(const struct decoded *d)
+{
+    *d->ends = true;
+}
 #define DECODED_NO_MEM 0xff
 
 typedef op_fn *op_select(const struct decoded *d, struct op *o);
