@@ -8,15 +8,15 @@
 #include "src/cpu/decode.h"
 
 struct block {
-    uint64_t pa;        /* physical address of the first byte */
-    uint64_t pa2;       /* page in which the instruction that crosses goes on; UINT64_MAX */
+    uint64_t pa;  /* physical address of the first byte */
+    uint64_t pa2; /* page in which the instruction that crosses goes on; UINT64_MAX */
     struct block *hash_next;
     struct block *page_next[2];
     const uint8_t *bytes;
-    uint32_t epoch;     /* bytes were compared at this code epoch */
-    uint16_t len;       /* bytes */
-    uint16_t key;       /* CODE_* and BLOCK_STEP */
-    uint16_t count;     /* operations, the last one included */
+    uint32_t epoch; /* bytes were compared at this code epoch */
+    uint16_t len;   /* bytes */
+    uint16_t key;   /* CODE_* and BLOCK_STEP */
+    uint16_t count; /* operations, the last one included */
     bool dead;
     struct op ops[];
 };
@@ -38,30 +38,17 @@ struct code_cache {
     struct decoder decoder;
     uint8_t *arena;
     size_t arena_used;
-    struct block *running;      /* the block that runs, NULL between blocks */
+    struct block *running; /* the block that runs, NULL between blocks */
     bool flush_pending;
-    uint64_t noting;            /* page that this processor is noting */
-    const uint32_t *epoch;      /* the memory's code epoch */
-    struct block *uncached;     /* room for a block that is used once: code in device memory */
+    uint64_t noting;                   /* page that this processor is noting */
+    const uint32_t *epoch;             /* the memory's code epoch */
+    struct block *uncached;            /* room for a block that is used once: code in device memory */
     uint64_t decoded, flushes, killed; /* statistics */
 };
 
 bool code_create(struct cpu *c);
 void code_destroy(struct cpu *c);
 
-/* The translation view of instruction fetch. */
-INLINE enum tlb_view code_view(const struct cpu *c)
-{
-    if (c->cpl == 3)
-        return TLB_USER;
-    return c->cr4 & CR4_SMAP && !(c->rflags_rest & FLAG_AC) ? TLB_SUP_SMAP : TLB_SUP;
-}
-/* The context of instruction fetch changed (mode, CPL, CR4.SMAP, RFLAGS.AC): cpu_update_mode() calls it. Changes of translation need no call: the
- * bank's number is compared. */
-INLINE void code_set_key(struct cpu *c)
-{
-    c->fetch_key = (uint64_t)c->mode | (c->real_mode || c->vm86 ? CODE_REAL : 0) | (uint64_t)code_view(c) << 4;
-}
 INLINE uint64_t code_la(const struct cpu *c)
 {
     return likely(c->mode == MODE_64) ? c->rip : (uint32_t)(c->rip + c->seg[SEG_CS].base);
@@ -82,7 +69,8 @@ INLINE struct block *code_lookup(struct cpu *c)
         return NULL;
     return j->block;
 }
-/* The same the long way, decoding as needed. step: exactly one instruction. NULL: the fetch raised an exception or made a VM exit. */
+/* The same the long way, decoding as needed. step: exactly one instruction. NULL: the fetch raised an exception or made
+ * a VM exit. */
 struct block *code_find(struct cpu *c, bool step);
 
 #endif

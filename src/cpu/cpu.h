@@ -459,11 +459,11 @@ bool cpu_io_allowed(struct cpu *c, uint16_t port, unsigned size);  /* IOPL and t
 void cpu_fpu_reset(struct cpu *c, bool init);
 
 /* --- code cache (code.c) --------------------------------------------------------------------------------------------------------- */
-/* The context of instruction fetch as one number: block look-ups made under another never match. After a change of bank, of
- * what the bank holds for execution, of mode or CPL. */
+/* The context of instruction fetch as one number, but for the translation: block look-ups made under another never match. After a change of
+ * mode or CPL. What the bank holds for execution needs no call: look-ups compare the bank's own number. */
 INLINE void code_set_key(struct cpu *c)
 {
-    c->fetch_key = c->bank->gen << 3 | (uint64_t)(c->cpl == 3) << 2 | c->mode;
+    c->fetch_key = (uint64_t)(c->cpl == 3) << 4 | (uint64_t)(c->real_mode || c->vm86) << 2 | c->mode;
 }
 void code_flush(struct cpu *c);                         /* everything */
 void code_written(struct cpu *c, hpa_t pa, unsigned len); /* this processor wrote to a noted page */

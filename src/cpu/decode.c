@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * decode.c: see decode.h. Zydis knows the encodings; the tables know the handlers; here are the rules between the two: which
- * features bring a mnemonic into being, which modes lack it, how its operands stand in the op.
+ * decode.c: see decode.h. Zydis knows the encodings; the tables know the handlers; here are the rules between the two:
+ * which features bring a mnemonic into being, which modes lack it, how its operands stand in the op.
  */
 #include "src/cpu/decode.h"
 
@@ -13,8 +13,8 @@ struct insn_row {
 };
 
 static const struct insn_row rows[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
-#define FN(f)  .fn = f
-#define SEL(f) .select = f
+#define FN(f)                   .fn = f
+#define SEL(f)                  .select = f
 #define INSN(mn, feat, fl, how) [ZYDIS_MNEMONIC_##mn] = {how, .feature = FEATURE_##feat, .flags = fl},
 #include "src/cpu/insn_int.def"
 #include "src/cpu/insn_sys.def"
@@ -211,7 +211,8 @@ enum decode_result decode_insn(const struct decoder *dec, unsigned code, const u
 {
     struct decoded d;
     struct op *o = &out[0];
-    *o = (struct op){.fn = op_raise_ud, .ip = (uint16_t)at, .n = (uint8_t)n, .base = GPR_ZERO, .index = GPR_ZERO, .seg = SEG_NONE};
+    *o = (struct op){
+        .fn = op_raise_ud, .ip = (uint16_t)at, .n = (uint8_t)n, .base = GPR_ZERO, .index = GPR_ZERO, .seg = SEG_NONE};
     *count = 1;
     d.model = dec->model;
     d.mode = code & CODE_MODE;
@@ -232,8 +233,8 @@ enum decode_result decode_insn(const struct decoder *dec, unsigned code, const u
     *len = d.in.length;
     o->len = d.in.length;
     const struct insn_row *row = &rows[d.in.mnemonic];
-    if ((!row->fn && !row->select) || !model_has(dec->model, row->feature) ||
-        (row->flags & INSN_NO_REAL && d.real) || (row->flags & INSN_NO64 && d.mode == MODE_64))
+    if ((!row->fn && !row->select) || !model_has(dec->model, row->feature) || (row->flags & INSN_NO_REAL && d.real) ||
+        (row->flags & INSN_NO64 && d.mode == MODE_64))
         return DECODE_END;
     o->size = (uint8_t)(log2_bytes(d.in.operand_width) | log2_bytes(d.in.address_width) << 4);
     if (d.mode == MODE_64)

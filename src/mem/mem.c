@@ -349,6 +349,11 @@ uint32_t mem_code_epoch(const struct mem *m)
     return __atomic_load_n(&m->code_epoch, __ATOMIC_ACQUIRE);
 }
 
+const uint32_t *mem_code_epoch_place(const struct mem *m)
+{
+    return &m->code_epoch;
+}
+
 void mem_code_bump(struct mem *m)
 {
     __atomic_fetch_add(&m->code_epoch, 1, __ATOMIC_SEQ_CST);

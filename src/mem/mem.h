@@ -67,6 +67,7 @@ unsigned mem_code_noted(const struct mem *m, hpa_t page); /* how many processors
 void mem_code_note(struct mem *m, hpa_t page);            /* once for each processor and page; tells the listeners */
 void mem_code_unnote(struct mem *m, hpa_t page);          /* takes one note back */
 uint32_t mem_code_epoch(const struct mem *m);
+const uint32_t *mem_code_epoch_place(const struct mem *m); /* read it atomically */
 void mem_code_bump(
     struct mem *m); /* memory may have changed behind the processors' backs (native host code ran, a device wrote) */
 

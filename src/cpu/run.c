@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * run.c: a processor's life, and the loop that runs blocks.
+ *
+ * Between blocks the state is whole and `cur` is null. The loop looks at attention and at the deadline before each
+ * block; what has to happen then is cpu_service()'s affair. While the processor is halted, cpu_service() returns true
+ * or sets `stop`.
+ *
+ * One instruction at a time (blocks of BLOCK_STEP): while ATT_STEP or ATT_SHADOW stand, near the end of the budget,
+ * where a block would run over the code segment's limit, and in cpu_step().
+ */
+#include "src/cpu/code.h"
+
+#include <stdlib.h>
+
+#define DR6_BS BIT(14)
+
+struct cpu *cpu_create(struct mem *mem, const struct model *model, unsigned index)
+{
+    struct cpu *c = aligned_alloc(64, (sizeof *c + 63) & ~(size_t)63);
+    if (!c)
+        return NULL;
+    memset(c, 0, sizeof *c);
+    c->mem = mem;
+    c->model = model;
+    c->index = index;
+    c->bsp = index == 0;
+    c->deadline = UINT64_MAX;
+    if (!tlb_init(&c->tlbs)) {
+        free(c);
+        return NULL;
+    }
+    c->bank = tlb_select(&c->tlbs, &(struct tlb_context){0});
+    c->tlb = c->tlbs.nothing;
+    if (!code_create(c)) {
+        tlb_free(&c->tlbs);
+        free(c);
+        return NULL;
+    }
+    cpu_reset(c, false);
+    return c;
+}
+
+void cpu_destroy(struct cpu *c)
+{
+    if (!c)
+        return;
+    code_destroy(c);
+    tlb_free(&c->tlbs);
+    free(c);
+}
+
+void cpu_attend(struct cpu *c, uint32_t bits)
+{
+    __atomic_fetch_or(&c->attention, bits, __ATOMIC_SEQ_CST);
+}
+
+uint64_t cpu_next_rip(const struct cpu *c, const struct op *o)
+{
+    return (c->gpr[GPR_BLOCK] + o->ip + o->len) & c->ip_mask;
+}
+
+void cpu_sync(struct cpu *c)
+{
+    const struct op *o = c->cur;
+    if (!o)
+        return;
+    c->rip = (c->gpr[GPR_BLOCK] + o->ip) & c->ip_mask;
+    c->icount += o->n;
+    c->insn_len = o->len;
+    c->cur = NULL;
+}
+
+void cpu_sync_next(struct cpu *c)
+{
+    const struct op *o = c->cur;
+    if (!o)
+        return;
+    c->rip = cpu_next_rip(c, o);
+    c->icount += o->n + 1u;
+    c->insn_len = o->len;
+    c->cur = NULL;
+}
+
+static void run_block(struct cpu *c, struct block *b)
+{
+    c->code->running = b;
+    c->gpr[GPR_BLOCK] = c->rip;
+    b->ops->fn(c, b->ops);
+    c->code->running = NULL;
+}
+
+static void exception(struct cpu *c)
+{
+    c->code->running = NULL;
+    cpu_sync(c);
+    cpu_handle_exception(c);
+    /* A delivery takes time too: a handler that can't execute its first instruction must not stop the clock. */
+    c->icount++;
+}
+
+/* One instruction. RF and the trap flag: SDM volume 3B, "Single-Step Exception Condition", "Instruction-Breakpoint
+ * Exception Condition"; RF is set again in the image of a fault by its delivery. */
+static void run_one(struct cpu *c, bool hold)
+{
+    const struct guest_ops *guest = c->guest;
+    bool trap = c->rflags_rest & FLAG_TF, resume = c->rflags_rest & FLAG_RF;
+    if (unlikely(resume))
+        c->rflags_rest &= ~(uint32_t)FLAG_RF;
+    uint64_t before = c->icount;
+    struct block *b = code_find(c, true);
+    if (likely(b))
+        run_block(c, b);
+    if (unlikely(c->exc.valid)) {
+        if (resume)
+            c->rflags_rest |= FLAG_RF;
+        if (hold)
+            cpu_sync(c);
+        else
+            exception(c);
+        return;
+    }
+    c->cur = NULL;
+    /* An instruction that cleared TF by entering a handler (INT n, SYSCALL) traps no more. */
+    if (trap && c->rflags_rest & FLAG_TF && c->guest == guest && b &&
+        (c->icount != before || c->rip == c->gpr[GPR_BLOCK])) {
+        c->pending_dbg |= DR6_BS;
+        cpu_attend(c, ATT_TRAP);
+    }
+}
+
+INLINE uint32_t attention(const struct cpu *c)
+{
+    return __atomic_load_n(&c->attention, __ATOMIC_ACQUIRE);
+}
+
+/* True: look again before running anything. */
+static NOINLINE bool service(struct cpu *c)
+{
+    if (attention(c) & ATT_TLB) {
+        __atomic_fetch_and(&c->attention, ~(uint32_t)ATT_TLB, __ATOMIC_SEQ_CST);
+        tlb_withdraw_all_writes(&c->tlbs);
+        mem_code_bump(c->mem); /* what was written directly since the page was noted */
+    }
+    if (!attention(c) && c->icount < c->deadline)
+        return false;
+    return cpu_service(c);
+}
+
+enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
+{
+    struct code_cache *cc = c->code;
+    uint64_t end = max_insns > UINT64_MAX - c->icount ? UINT64_MAX : c->icount + max_insns;
+    uint64_t near_end = end >= OP_BLOCK_MAX ? end - OP_BLOCK_MAX : 0;
+    c->stop = STOP_NONE;
+    c->cur = NULL;
+    while (!c->stop) {
+        if (unlikely(attention(c) || c->icount >= c->deadline)) {
+            if (service(c))
+                continue;
+            if (c->icount < end && attention(c) & (ATT_STEP | ATT_SHADOW)) {
+                run_one(c, false);
+                continue;
+            }
+        }
+        if (unlikely(c->icount > near_end)) {
+            if (c->icount >= end) {
+                c->stop = STOP_BUDGET;
+                break;
+            }
+            run_one(c, false);
+            continue;
+        }
+        struct block *b = code_lookup(c);
+        if (unlikely(!b)) {
+            b = code_find(c, false);
+            if (unlikely(!b)) {
+                if (c->exc.valid)
+                    exception(c);
+                continue;
+            }
+        }
+        cc->running = b;
+        c->gpr[GPR_BLOCK] = c->rip;
+        b->ops->fn(c, b->ops);
+        if (unlikely(c->exc.valid))
+            exception(c);
+        c->cur = NULL;
+        cc->running = NULL;
+    }
+    return c->stop;
+}
+
+enum cpu_stop cpu_step(struct cpu *c, bool hold)
+{
+    c->stop = STOP_NONE;
+    c->cur = NULL;
+    if (attention(c) || c->icount >= c->deadline) {
+        if (service(c))
+            return c->stop;
+    }
+    if (!c->stop)
+        run_one(c, hold);
+    return c->stop;
+}
