@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * vmx.h: Intel VMX in constants and layouts: VMCS field encodings, control bits, exit reasons, VM-instruction errors, capability MSRs.
- * Facts only; freestanding; the same on the software processor and on silicon. SDM volume 3C.
+ * vmx.h: Intel VMX in constants and layouts: VMCS field encodings, control bits, exit reasons, VM-instruction errors,
+ * capability MSRs. Facts only; freestanding; the same on the software processor and on silicon. SDM volume 3C.
  *
- *   VMCS_GUEST_RIP                       a field's encoding, the operand of __vmx_vmread and __vmx_vmwrite  (arch/vmcs.def)
- *   VMX_PROC2_ENABLE_EPT                 a control, as a mask of its word: PIN PROC PROC2 PROC3 EXIT EXIT2 ENTRY VMFUNC (arch/vmx_ctl.def)
- *   VMX_REASON_CPUID                     a basic exit reason                                              (arch/vmx_exit.def)
- *   VMX_ERR_VMLAUNCH_NONCLEAR            a VM-instruction error number                                    (arch/vmx_err.def)
+ *   VMCS_GUEST_RIP                       a field's encoding, the operand of __vmx_vmread and __vmx_vmwrite
+ * (arch/vmcs.def) VMX_PROC2_ENABLE_EPT                 a control, as a mask of its word: PIN PROC PROC2 PROC3 EXIT
+ * EXIT2 ENTRY VMFUNC (arch/vmx_ctl.def) VMX_REASON_CPUID                     a basic exit reason (arch/vmx_exit.def)
+ *   VMX_ERR_VMLAUNCH_NONCLEAR            a VM-instruction error number (arch/vmx_err.def)
  */
 #ifndef VMENTER_VMX_H
 #define VMENTER_VMX_H
@@ -17,7 +17,8 @@
 extern "C" {
 #endif
 
-/* Field encodings. Appendix "Field Encoding in VMCS". A VMWRITE or VMREAD of the high 32 bits of a 64-bit field takes encoding + VMCS_HIGH. */
+/* Field encodings. Appendix "Field Encoding in VMCS". A VMWRITE or VMREAD of the high 32 bits of a 64-bit field takes
+ * encoding + VMCS_HIGH. */
 enum vmcs_field {
 #define VMCS(name, encoding, when, group, text) VMCS_##name = encoding,
 #include <vmenter/arch/vmcs.def>
@@ -31,7 +32,7 @@ enum vmcs_type { VMCS_TYPE_CONTROL, VMCS_TYPE_READ_ONLY, VMCS_TYPE_GUEST, VMCS_T
 #define VMCS_FIELD_INDEX(encoding) (((encoding) >> 1) & 0x1ff)
 
 /* Control bits, masks of their words. */
-#define VMX_CTL(word, bit, name, class, since, text) VMX_##word##_##name = (int)(1u << (bit)),
+#define VMX_CTL(word, bit, name, class, since, feature, text) VMX_##word##_##name = (int)(1u << (bit)),
 enum vmx_control {
 #include <vmenter/arch/vmx_ctl.def>
     VMX_CONTROLS_END = 0
@@ -45,15 +46,21 @@ enum vmx_reason {
 #undef VMX_EXIT
     VMX_REASON_END = 80
 };
-#define VMX_REASON_BASIC(reason)  ((reason) & 0xffffu)
-#define VMX_REASON_BUS_LOCK_BIT   (1u << 26)
-#define VMX_REASON_ENCLAVE        (1u << 27)
-#define VMX_REASON_PENDING_MTF    (1u << 28)
-#define VMX_REASON_FROM_VMX_ROOT  (1u << 29)
-#define VMX_REASON_ENTRY_FAILURE  (1u << 31)
+#define VMX_REASON_BASIC(reason) ((reason)&0xffffu)
+#define VMX_REASON_BUS_LOCK_BIT  (1u << 26)
+#define VMX_REASON_ENCLAVE       (1u << 27)
+#define VMX_REASON_PENDING_MTF   (1u << 28)
+#define VMX_REASON_FROM_VMX_ROOT (1u << 29)
+#define VMX_REASON_ENTRY_FAILURE (1u << 31)
 
-/* The exit qualification of an entry failure due to invalid guest state. "VM-Entry Failures During or After Loading Guest State". */
-enum { VMX_ENTRY_FAILURE_DEFAULT = 0, VMX_ENTRY_FAILURE_PDPTE = 2, VMX_ENTRY_FAILURE_NMI = 3, VMX_ENTRY_FAILURE_LINK_POINTER = 4 };
+/* The exit qualification of an entry failure due to invalid guest state. "VM-Entry Failures During or After Loading
+ * Guest State". */
+enum {
+    VMX_ENTRY_FAILURE_DEFAULT = 0,
+    VMX_ENTRY_FAILURE_PDPTE = 2,
+    VMX_ENTRY_FAILURE_NMI = 3,
+    VMX_ENTRY_FAILURE_LINK_POINTER = 4
+};
 
 /* VM-instruction errors. */
 enum vmx_error {
@@ -64,8 +71,14 @@ enum vmx_error {
 };
 
 /* VMX-abort indicators. "VMX Aborts". */
-enum vmx_abort { VMX_ABORT_SAVE_GUEST_MSRS = 1, VMX_ABORT_HOST_PDPTE = 2, VMX_ABORT_VMCS_CORRUPTED = 3, VMX_ABORT_LOAD_HOST_MSRS = 4,
-                 VMX_ABORT_MACHINE_CHECK = 5, VMX_ABORT_HOST_ADDRESS_SPACE = 6 };
+enum vmx_abort {
+    VMX_ABORT_SAVE_GUEST_MSRS = 1,
+    VMX_ABORT_HOST_PDPTE = 2,
+    VMX_ABORT_VMCS_CORRUPTED = 3,
+    VMX_ABORT_LOAD_HOST_MSRS = 4,
+    VMX_ABORT_MACHINE_CHECK = 5,
+    VMX_ABORT_HOST_ADDRESS_SPACE = 6
+};
 
 /* Capability MSRs. Appendix "VMX Capability Reporting Facility". */
 enum vmx_msr {
@@ -91,52 +104,57 @@ enum vmx_msr {
     VMX_MSR_PROCBASED_CTLS3 = 0x492,
     VMX_MSR_EXIT_CTLS2 = 0x493
 };
-#define VMX_FEATURE_CONTROL_LOCK        (1ull << 0)
-#define VMX_FEATURE_CONTROL_VMX_IN_SMX  (1ull << 1)
-#define VMX_FEATURE_CONTROL_VMX         (1ull << 2)
-#define VMX_BASIC_REVISION(v)           ((uint32_t)(v) & 0x7fffffffu)
-#define VMX_BASIC_REGION_SIZE(v)        ((unsigned)((v) >> 32) & 0x1fffu)
-#define VMX_BASIC_32BIT_ADDRESSES       (1ull << 48)
-#define VMX_BASIC_DUAL_MONITOR          (1ull << 49)
-#define VMX_BASIC_MEMORY_TYPE(v)        ((unsigned)((v) >> 50) & 15u)
-#define VMX_BASIC_INS_OUTS_INFO         (1ull << 54)
-#define VMX_BASIC_TRUE_CONTROLS         (1ull << 55)
-#define VMX_BASIC_ANY_ERROR_CODE        (1ull << 56)
-#define VMX_BASIC_NESTED_EXCEPTION      (1ull << 58)
-#define VMX_MISC_PREEMPTION_TIMER_RATE(v) ((unsigned)(v) & 31u)
-#define VMX_MISC_SAVE_EFER_LMA          (1ull << 5)
-#define VMX_MISC_ACTIVITY_HLT           (1ull << 6)
-#define VMX_MISC_ACTIVITY_SHUTDOWN      (1ull << 7)
-#define VMX_MISC_ACTIVITY_WAIT_SIPI     (1ull << 8)
-#define VMX_MISC_PT_IN_VMX              (1ull << 14)
-#define VMX_MISC_SMBASE_IN_SMM          (1ull << 15)
-#define VMX_MISC_CR3_TARGETS(v)         ((unsigned)((v) >> 16) & 0x1ffu)
-#define VMX_MISC_MSR_LIST_MAX(v)        ((((unsigned)((v) >> 25) & 7u) + 1u) * 512u)
-#define VMX_MISC_SMM_MONITOR_CTL_28     (1ull << 28)
-#define VMX_MISC_VMWRITE_ANY_FIELD      (1ull << 29)
-#define VMX_MISC_INJECT_LENGTH_0        (1ull << 30)
-#define VMX_EPT_CAP_EXECUTE_ONLY        (1ull << 0)
-#define VMX_EPT_CAP_WALK_4              (1ull << 6)
-#define VMX_EPT_CAP_WALK_5              (1ull << 7)
-#define VMX_EPT_CAP_UC                  (1ull << 8)
-#define VMX_EPT_CAP_WB                  (1ull << 14)
-#define VMX_EPT_CAP_2M                  (1ull << 16)
-#define VMX_EPT_CAP_1G                  (1ull << 17)
-#define VMX_EPT_CAP_INVEPT              (1ull << 20)
-#define VMX_EPT_CAP_ACCESSED_DIRTY      (1ull << 21)
-#define VMX_EPT_CAP_ADVANCED_EXIT_INFO  (1ull << 22)
+#define VMX_FEATURE_CONTROL_LOCK            (1ull << 0)
+#define VMX_FEATURE_CONTROL_VMX_IN_SMX      (1ull << 1)
+#define VMX_FEATURE_CONTROL_VMX             (1ull << 2)
+#define VMX_BASIC_REVISION(v)               ((uint32_t)(v)&0x7fffffffu)
+#define VMX_BASIC_REGION_SIZE(v)            ((unsigned)((v) >> 32) & 0x1fffu)
+#define VMX_BASIC_32BIT_ADDRESSES           (1ull << 48)
+#define VMX_BASIC_DUAL_MONITOR              (1ull << 49)
+#define VMX_BASIC_MEMORY_TYPE(v)            ((unsigned)((v) >> 50) & 15u)
+#define VMX_BASIC_INS_OUTS_INFO             (1ull << 54)
+#define VMX_BASIC_TRUE_CONTROLS             (1ull << 55)
+#define VMX_BASIC_ANY_ERROR_CODE            (1ull << 56)
+#define VMX_BASIC_NESTED_EXCEPTION          (1ull << 58)
+#define VMX_MISC_PREEMPTION_TIMER_RATE(v)   ((unsigned)(v)&31u)
+#define VMX_MISC_SAVE_EFER_LMA              (1ull << 5)
+#define VMX_MISC_ACTIVITY_HLT               (1ull << 6)
+#define VMX_MISC_ACTIVITY_SHUTDOWN          (1ull << 7)
+#define VMX_MISC_ACTIVITY_WAIT_SIPI         (1ull << 8)
+#define VMX_MISC_PT_IN_VMX                  (1ull << 14)
+#define VMX_MISC_SMBASE_IN_SMM              (1ull << 15)
+#define VMX_MISC_CR3_TARGETS(v)             ((unsigned)((v) >> 16) & 0x1ffu)
+#define VMX_MISC_MSR_LIST_MAX(v)            ((((unsigned)((v) >> 25) & 7u) + 1u) * 512u)
+#define VMX_MISC_SMM_MONITOR_CTL_28         (1ull << 28)
+#define VMX_MISC_VMWRITE_ANY_FIELD          (1ull << 29)
+#define VMX_MISC_INJECT_LENGTH_0            (1ull << 30)
+#define VMX_EPT_CAP_EXECUTE_ONLY            (1ull << 0)
+#define VMX_EPT_CAP_WALK_4                  (1ull << 6)
+#define VMX_EPT_CAP_WALK_5                  (1ull << 7)
+#define VMX_EPT_CAP_UC                      (1ull << 8)
+#define VMX_EPT_CAP_WB                      (1ull << 14)
+#define VMX_EPT_CAP_2M                      (1ull << 16)
+#define VMX_EPT_CAP_1G                      (1ull << 17)
+#define VMX_EPT_CAP_INVEPT                  (1ull << 20)
+#define VMX_EPT_CAP_ACCESSED_DIRTY          (1ull << 21)
+#define VMX_EPT_CAP_ADVANCED_EXIT_INFO      (1ull << 22)
 #define VMX_EPT_CAP_SUPERVISOR_SHADOW_STACK (1ull << 23)
-#define VMX_EPT_CAP_INVEPT_SINGLE       (1ull << 25)
-#define VMX_EPT_CAP_INVEPT_ALL          (1ull << 26)
-#define VMX_VPID_CAP_INVVPID            (1ull << 32)
-#define VMX_VPID_CAP_INVVPID_ADDRESS    (1ull << 40)
-#define VMX_VPID_CAP_INVVPID_SINGLE     (1ull << 41)
-#define VMX_VPID_CAP_INVVPID_ALL        (1ull << 42)
+#define VMX_EPT_CAP_INVEPT_SINGLE           (1ull << 25)
+#define VMX_EPT_CAP_INVEPT_ALL              (1ull << 26)
+#define VMX_VPID_CAP_INVVPID                (1ull << 32)
+#define VMX_VPID_CAP_INVVPID_ADDRESS        (1ull << 40)
+#define VMX_VPID_CAP_INVVPID_SINGLE         (1ull << 41)
+#define VMX_VPID_CAP_INVVPID_ALL            (1ull << 42)
 #define VMX_VPID_CAP_INVVPID_RETAIN_GLOBALS (1ull << 43)
 
 /* INVEPT and INVVPID: types and the descriptor (16 bytes, any alignment). */
 enum vmx_invept_type { VMX_INVEPT_SINGLE_CONTEXT = 1, VMX_INVEPT_ALL_CONTEXT = 2 };
-enum vmx_invvpid_type { VMX_INVVPID_ADDRESS = 0, VMX_INVVPID_SINGLE_CONTEXT = 1, VMX_INVVPID_ALL_CONTEXT = 2, VMX_INVVPID_RETAIN_GLOBALS = 3 };
+enum vmx_invvpid_type {
+    VMX_INVVPID_ADDRESS = 0,
+    VMX_INVVPID_SINGLE_CONTEXT = 1,
+    VMX_INVVPID_ALL_CONTEXT = 2,
+    VMX_INVVPID_RETAIN_GLOBALS = 3
+};
 struct vmx_invept_descriptor {
     uint64_t eptp;
     uint64_t reserved; /* 0 */
@@ -148,60 +166,72 @@ struct vmx_invvpid_descriptor {
 };
 
 /* EPT pointer. */
-#define VMX_EPTP_UC              0u
-#define VMX_EPTP_WB              6u
-#define VMX_EPTP_WALK_4          (3u << 3)
-#define VMX_EPTP_WALK_5          (4u << 3)
-#define VMX_EPTP_ACCESSED_DIRTY  (1u << 6)
+#define VMX_EPTP_UC                      0u
+#define VMX_EPTP_WB                      6u
+#define VMX_EPTP_WALK_4                  (3u << 3)
+#define VMX_EPTP_WALK_5                  (4u << 3)
+#define VMX_EPTP_ACCESSED_DIRTY          (1u << 6)
 #define VMX_EPTP_SUPERVISOR_SHADOW_STACK (1u << 7)
 /* EPT entries. */
-#define VMX_EPT_READ             (1ull << 0)
-#define VMX_EPT_WRITE            (1ull << 1)
-#define VMX_EPT_EXECUTE          (1ull << 2)
-#define VMX_EPT_MEMORY_TYPE(t)   ((uint64_t)(t) << 3)
-#define VMX_EPT_IGNORE_PAT       (1ull << 6)
-#define VMX_EPT_LARGE            (1ull << 7)
-#define VMX_EPT_ACCESSED         (1ull << 8)
-#define VMX_EPT_DIRTY            (1ull << 9)
-#define VMX_EPT_EXECUTE_USER     (1ull << 10)
-#define VMX_EPT_SUPPRESS_VE      (1ull << 63)
+#define VMX_EPT_READ           (1ull << 0)
+#define VMX_EPT_WRITE          (1ull << 1)
+#define VMX_EPT_EXECUTE        (1ull << 2)
+#define VMX_EPT_MEMORY_TYPE(t) ((uint64_t)(t) << 3)
+#define VMX_EPT_IGNORE_PAT     (1ull << 6)
+#define VMX_EPT_LARGE          (1ull << 7)
+#define VMX_EPT_ACCESSED       (1ull << 8)
+#define VMX_EPT_DIRTY          (1ull << 9)
+#define VMX_EPT_EXECUTE_USER   (1ull << 10)
+#define VMX_EPT_SUPPRESS_VE    (1ull << 63)
 
 /* Segment access rights. "Guest Register State". */
-#define VMX_AR_TYPE(ar)          ((ar) & 15u)
-#define VMX_AR_S                 (1u << 4)
-#define VMX_AR_DPL(ar)           (((ar) >> 5) & 3u)
-#define VMX_AR_DPL_SHIFT         5
-#define VMX_AR_P                 (1u << 7)
-#define VMX_AR_AVL               (1u << 12)
-#define VMX_AR_L                 (1u << 13)
-#define VMX_AR_DB                (1u << 14)
-#define VMX_AR_G                 (1u << 15)
-#define VMX_AR_UNUSABLE          (1u << 16)
-#define VMX_AR_RESERVED          0xfffe0f00u
+#define VMX_AR_TYPE(ar)  ((ar)&15u)
+#define VMX_AR_S         (1u << 4)
+#define VMX_AR_DPL(ar)   (((ar) >> 5) & 3u)
+#define VMX_AR_DPL_SHIFT 5
+#define VMX_AR_P         (1u << 7)
+#define VMX_AR_AVL       (1u << 12)
+#define VMX_AR_L         (1u << 13)
+#define VMX_AR_DB        (1u << 14)
+#define VMX_AR_G         (1u << 15)
+#define VMX_AR_UNUSABLE  (1u << 16)
+#define VMX_AR_RESERVED  0xfffe0f00u
 
 /* Guest non-register state. */
-enum vmx_activity { VMX_ACTIVITY_ACTIVE = 0, VMX_ACTIVITY_HLT = 1, VMX_ACTIVITY_SHUTDOWN = 2, VMX_ACTIVITY_WAIT_SIPI = 3 };
-#define VMX_BLOCKING_BY_STI      (1u << 0)
-#define VMX_BLOCKING_BY_MOV_SS   (1u << 1)
-#define VMX_BLOCKING_BY_SMI      (1u << 2)
-#define VMX_BLOCKING_BY_NMI      (1u << 3)
-#define VMX_ENCLAVE_INTERRUPTION (1u << 4)
-#define VMX_PENDING_DBG_B(n)     (1ull << (n))
-#define VMX_PENDING_DBG_BLD      (1ull << 11)
+enum vmx_activity {
+    VMX_ACTIVITY_ACTIVE = 0,
+    VMX_ACTIVITY_HLT = 1,
+    VMX_ACTIVITY_SHUTDOWN = 2,
+    VMX_ACTIVITY_WAIT_SIPI = 3
+};
+#define VMX_BLOCKING_BY_STI                (1u << 0)
+#define VMX_BLOCKING_BY_MOV_SS             (1u << 1)
+#define VMX_BLOCKING_BY_SMI                (1u << 2)
+#define VMX_BLOCKING_BY_NMI                (1u << 3)
+#define VMX_ENCLAVE_INTERRUPTION           (1u << 4)
+#define VMX_PENDING_DBG_B(n)               (1ull << (n))
+#define VMX_PENDING_DBG_BLD                (1ull << 11)
 #define VMX_PENDING_DBG_ENABLED_BREAKPOINT (1ull << 12)
-#define VMX_PENDING_DBG_BS       (1ull << 14)
-#define VMX_PENDING_DBG_RTM      (1ull << 16)
+#define VMX_PENDING_DBG_BS                 (1ull << 14)
+#define VMX_PENDING_DBG_RTM                (1ull << 16)
 
 /* VM-entry and VM-exit interruption information, IDT-vectoring information. */
-enum vmx_event_type { VMX_EVENT_EXTERNAL_INTERRUPT = 0, VMX_EVENT_NMI = 2, VMX_EVENT_HARDWARE_EXCEPTION = 3, VMX_EVENT_SOFTWARE_INTERRUPT = 4,
-                      VMX_EVENT_PRIVILEGED_SOFTWARE_EXCEPTION = 5, VMX_EVENT_SOFTWARE_EXCEPTION = 6, VMX_EVENT_OTHER = 7 };
-#define VMX_INTR_VECTOR(info)    ((info) & 0xffu)
-#define VMX_INTR_TYPE(info)      (((info) >> 8) & 7u) /* enum vmx_event_type */
-#define VMX_INTR_TYPE_SHIFT      8
-#define VMX_INTR_ERROR_CODE      (1u << 11)
+enum vmx_event_type {
+    VMX_EVENT_EXTERNAL_INTERRUPT = 0,
+    VMX_EVENT_NMI = 2,
+    VMX_EVENT_HARDWARE_EXCEPTION = 3,
+    VMX_EVENT_SOFTWARE_INTERRUPT = 4,
+    VMX_EVENT_PRIVILEGED_SOFTWARE_EXCEPTION = 5,
+    VMX_EVENT_SOFTWARE_EXCEPTION = 6,
+    VMX_EVENT_OTHER = 7
+};
+#define VMX_INTR_VECTOR(info)        ((info)&0xffu)
+#define VMX_INTR_TYPE(info)          (((info) >> 8) & 7u) /* enum vmx_event_type */
+#define VMX_INTR_TYPE_SHIFT          8
+#define VMX_INTR_ERROR_CODE          (1u << 11)
 #define VMX_INTR_NMI_UNBLOCKING_IRET (1u << 12) /* VM-exit interruption information */
-#define VMX_INTR_NESTED_EXCEPTION (1u << 13)
-#define VMX_INTR_VALID           (1u << 31)
+#define VMX_INTR_NESTED_EXCEPTION    (1u << 13)
+#define VMX_INTR_VALID               (1u << 31)
 
 /* One entry of an MSR area: 16 bytes, the area 16-byte aligned. "VM-Exit Controls for MSRs". */
 struct vmx_msr_entry {

@@ -318,6 +318,7 @@ struct cpu {
     bool bsp;
     uint64_t pending_dbg;      /* DR6-like bits of debug exceptions that wait for the instruction boundary */
     uint8_t insn_len;          /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
+    const struct op *icpt_op;  /* guest_ops->insn, io, msr, cr, dr: the operation that is intercepted; null where there is none */
     bool rf_suppress;
     uint64_t shadow_at;        /* icount at which the shadow was set */
 

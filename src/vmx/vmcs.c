@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * vmcs.c: the VMCS as a store of fields: which fields there are, reading and writing them by encoding, regions in
+ * memory.
+ *
+ * SDM volume 3C, "Virtual Machine Control Structures". A region in memory: revision identifier, VMX-abort indicator,
+ * launch state, epoch, then every field in 8 bytes in the order of vmcs.def.
+ */
+#include "src/vmx/vmx_int.h"
+
+#include <stdio.h>
+
+const struct vmcs_row vmcs_rows[F_COUNT] = {
+#define VMCS(name_, encoding_, when_, group_, text_)                                                                   \
+    [F_##name_] = {.encoding = encoding_,                                                                              \
+                   .group = GROUP_##group_,                                                                            \
+                   .width = VMCS_FIELD_WIDTH(encoding_),                                                               \
+                   .type = VMCS_FIELD_TYPE(encoding_),                                                                 \
+                   .name = #name_,                                                                                     \
+                   .text = text_},
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+};
+
+/* By width, type and index: slot + 1. */
+#define INDEX_BITS 6
+#define DENSE(encoding)                                                                                                \
+    ((((encoding) >> 10 & 3) | ((encoding) >> 13 & 3) << 2) << INDEX_BITS | ((encoding) >> 1 & 0x1ff))
+static const uint8_t slots[16 << INDEX_BITS] = {
+#define VMCS(name, encoding, when, group, text) [DENSE(encoding)] = F_##name + 1,
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+};
+#define VMCS(name, encoding, when, group, text)                                                                        \
+    _Static_assert(((encoding) >> 1 & 0x1ff) < 1 << INDEX_BITS && !((encoding)&0xffff9001), "VMCS_" #name);
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+
+int vmcs_slot_of(uint64_t encoding)
+{
+    if ((encoding & ~0x6ffeull & ~1ull) || (encoding >> 1 & 0x1ff) >= 1 << INDEX_BITS)
+        return -1;
+    return slots[DENSE(encoding)] - 1;
+}
+
+/* A high-half access exists for 64-bit fields alone. */
+static int legal_slot(const struct vmx_caps *caps, uint64_t encoding)
+{
+    int slot = vmcs_slot_of(encoding);
+    if (slot < 0 || !caps->field[slot] || ((encoding & 1) && vmcs_rows[slot].width != VMCS_WIDTH_64))
+        return -1;
+    return slot;
+}
+
+bool vmcs_read(const struct vmx_caps *caps, const struct vmcs *v, uint64_t encoding, uint64_t *value)
+{
+    int slot = legal_slot(caps, encoding);
+    if (slot < 0)
+        return false;
+    *value = encoding & 1 ? v->f[slot] >> 32 : v->f[slot];
+    return true;
+}
+
+void vmcs_write(struct vmcs *v, int slot, bool high, uint64_t value)
+{
+    const struct vmcs_row *row = &vmcs_rows[slot];
+    uint64_t old = v->f[slot];
+    switch (row->width) {
+    case VMCS_WIDTH_16: value = (uint16_t)value; break;
+    case VMCS_WIDTH_32: value = (uint32_t)value; break;
+    case VMCS_WIDTH_64:
+        if (high)
+            value = (value << 32) | (uint32_t)old;
+        break;
+    }
+    if (value == old)
+        return;
+    v->f[slot] = value;
+    v->dirty |= row->group;
+    if (slot == F_GUEST_RFLAGS && ((value ^ old) & FLAG_VM))
+        v->dirty |= GROUP_SEG;
+}
+
+struct vmcs *vmcs_find(struct vmx_cpu *x, uint64_t pa)
+{
+    for (unsigned i = 0; i < VMX_POOL; i++)
+        if (x->pool[i].last_used && x->pool[i].pa == pa)
+            return &x->pool[i];
+    return NULL;
+}
+
+void vmcs_store(struct cpu *c, struct vmcs *v)
+{
+    uint32_t head[2] = {v->launched, v->epoch};
+    mem_write(c->mem, HPA(v->pa + 8), head, sizeof head);
+    mem_write(c->mem, HPA(v->pa + 16), v->f, sizeof v->f);
+}
+
+struct vmcs *vmcs_load(struct cpu *c, uint64_t pa)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    struct vmcs *v = vmcs_find(x, pa);
+    if (!v) {
+        v = &x->pool[0];
+        if (v == x->cur)
+            v++;
+        for (unsigned i = 0; i < VMX_POOL; i++)
+            if (x->pool[i].last_used < v->last_used && &x->pool[i] != x->cur)
+                v = &x->pool[i];
+        if (v->last_used)
+            vmcs_store(c, v);
+        uint32_t head[4];
+        mem_read(c->mem, HPA(pa), head, sizeof head);
+        mem_read(c->mem, HPA(pa + 16), v->f, sizeof v->f);
+        v->pa = pa;
+        v->revision = head[0];
+        v->launched = head[2] == 1;
+        v->epoch = head[3];
+        /* What memory held need not be values that VMWRITE can make. */
+        for (unsigned i = 0; i < F_COUNT; i++)
+            v->f[i] &= vmcs_rows[i].width == VMCS_WIDTH_16   ? 0xffff
+                       : vmcs_rows[i].width == VMCS_WIDTH_32 ? 0xffffffff
+                                                             : ~0ull;
+        v->dirty = GROUP_ALL;
+    }
+    v->last_used = ++x->clock;
+    return v;
+}
+
+const char *vmenter_vmcs_field_name(uint32_t encoding)
+{
+    int slot = vmcs_slot_of(encoding);
+    return slot < 0 ? "?" : vmcs_rows[slot].name;
+}
+
+size_t vmx_dump(struct cpu *c, char *buf, size_t size)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    size_t at = 0;
+    if (size)
+        *buf = 0;
+    if (!x || !x->cur)
+        return 0;
+    for (unsigned i = 0; i < F_COUNT; i++)
+        if (x->caps.field[i]) {
+            int n = snprintf(at < size ? buf + at : NULL, at < size ? size - at : 0, "%04x %-38s %016llx\n",
+                             vmcs_rows[i].encoding, vmcs_rows[i].name, (unsigned long long)x->cur->f[i]);
+            at += n > 0 ? (size_t)n : 0;
+        }
+    return at;
+}
