@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * ops_sse_int.c: integer SIMD of MMX, SSE2, SSSE3 and SSE4.1, and the bitwise and shuffling instructions on packed floating point,
- * which are no different. No MXCSR here, nothing rounds.
+ * ops_sse_int.c: integer SIMD of MMX, SSE2, SSSE3 and SSE4.1, and the bitwise and shuffling instructions on packed
+ * floating point, which are no different. No MXCSR here, nothing rounds.
  *
  * SDM volume 2, the instructions' own pages. A semantic function takes n = 16 (XMM) or 8 (MMX, in the low half).
  */
 #include "src/cpu/simd.h"
 
-/* --- picking a form ----------------------------------------------------------------------------------------------------------------- */
+/* --- picking a form
+ * ----------------------------------------------------------------------------------------------------------------- */
 op_fn *vec_select(const struct decoded *d, const struct vec_forms *f)
 {
     bool mmx = false;
@@ -24,7 +25,8 @@ op_fn *vec_select(const struct decoded *d, const struct vec_forms *f)
     return decoded_is_imm(d, 1) ? ri : rr;
 }
 
-/* --- addition, subtraction, comparison, logic ------------------------------------------------------------------------------------------- */
+/* --- addition, subtraction, comparison, logic
+ * ------------------------------------------------------------------------------------------- */
 #define LANEWISE(mn, xf, mf, type, expr)                                                                               \
     VOP(mn, xf, mf)                                                                                                    \
     {                                                                                                                  \
@@ -45,8 +47,8 @@ LANEWISE(PSUBB, sse2, mmx, u8x16, x - y)
 LANEWISE(PSUBW, sse2, mmx, u16x8, x - y)
 LANEWISE(PSUBD, sse2, mmx, u32x4, x - y)
 LANEWISE(PSUBQ, sse2, sse2, u64x2, x - y)
-LANEWISE(PAND, sse2, mmx, u64x2, x & y)
-LANEWISE(PANDN, sse2, mmx, u64x2, ~x & y)
+LANEWISE(PAND, sse2, mmx, u64x2, x &y)
+LANEWISE(PANDN, sse2, mmx, u64x2, ~x &y)
 LANEWISE(POR, sse2, mmx, u64x2, x | y)
 LANEWISE(PXOR, sse2, mmx, u64x2, x ^ y)
 LANEWISE(PCMPEQB, sse2, mmx, u8x16, x == y)
@@ -59,16 +61,16 @@ LANEWISE(PMULLW, sse2, mmx, u16x8, x *y)
 LANEWISE_X(PMULLD, sse4_1, u32x4, x *y)
 LANEWISE_X(PCMPEQQ, sse4_1, u64x2, x == y)
 LANEWISE_X(PCMPGTQ, sse4_2, i64x2, x > y)
-LANEWISE_X(ANDPS, sse, u64x2, x & y)
-LANEWISE_X(ANDNPS, sse, u64x2, ~x & y)
+LANEWISE_X(ANDPS, sse, u64x2, x &y)
+LANEWISE_X(ANDNPS, sse, u64x2, ~x &y)
 LANEWISE_X(ORPS, sse, u64x2, x | y)
 LANEWISE_X(XORPS, sse, u64x2, x ^ y)
-LANEWISE_X(ANDPD, sse2, u64x2, x & y)
-LANEWISE_X(ANDNPD, sse2, u64x2, ~x & y)
+LANEWISE_X(ANDPD, sse2, u64x2, x &y)
+LANEWISE_X(ANDNPD, sse2, u64x2, ~x &y)
 LANEWISE_X(ORPD, sse2, u64x2, x | y)
 LANEWISE_X(XORPD, sse2, u64x2, x ^ y)
 
-#define SELECT(type, mask, t, f) ((type)(((type)(mask) & (t)) | (~(type)(mask) & (f))))
+#define SELECT(type, mask, t, f)      ((type)(((type)(mask) & (t)) | (~(type)(mask) & (f))))
 #define MINMAX(mn, xf, mf, type, cmp) LANEWISE(mn, xf, mf, type, SELECT(type, x cmp y, x, y))
 #define MINMAX_X(mn, xf, type, cmp)   LANEWISE_X(mn, xf, type, SELECT(type, x cmp y, x, y))
 MINMAX(PMINUB, sse2, sse, u8x16, <)
@@ -126,7 +128,8 @@ LOOPED(PSIGNB, ssse3, ssse3, sb, 16, y < 0 ? -x : y ? x : 0)
 LOOPED(PSIGNW, ssse3, ssse3, sw, 8, y < 0 ? -x : y ? x : 0)
 LOOPED(PSIGND, ssse3, ssse3, sd, 4, y < 0 ? -(uint32_t)x : y ? (uint32_t)x : 0)
 
-/* --- multiplication into wider lanes, horizontal sums -------------------------------------------------------------------------------------- */
+/* --- multiplication into wider lanes, horizontal sums
+ * -------------------------------------------------------------------------------------- */
 VOP(PMULUDQ, sse2, sse2)
 {
     u64x2 x = (u64x2)a & 0xffffffff, y = (u64x2)b & 0xffffffff;
@@ -185,7 +188,8 @@ HORIZONTAL(PHSUBW, w, 2, x - y)
 HORIZONTAL(PHSUBD, d, 4, x - y)
 HORIZONTAL(PHSUBSW, sw, 2, clamp(x - y, -32768, 32767))
 
-/* --- packing, unpacking, shuffling -------------------------------------------------------------------------------------------------------------- */
+/* --- packing, unpacking, shuffling
+ * -------------------------------------------------------------------------------------------------------------- */
 #define PACK(mn, xf, mf, from, to, bytes, lo, hi)                                                                      \
     VOP(mn, xf, mf)                                                                                                    \
     {                                                                                                                  \
@@ -317,7 +321,8 @@ VOP(PALIGNR, ssse3, ssse3)
     return r.v;
 }
 
-/* --- shifts: counts of the lane's width and more give 0, or the sign -------------------------------------------------------------------------------- */
+/* --- shifts: counts of the lane's width and more give 0, or the sign
+ * -------------------------------------------------------------------------------- */
 #define SHIFT(mn, type, lanebits, expr, beyond)                                                                        \
     INLINE v128 s_##mn(v128 a, uint64_t count)                                                                         \
     {                                                                                                                  \
@@ -375,7 +380,8 @@ SHIFT(PSRAD, i32x4, 32, x >> (int32_t)k, x >> 31)
 BYTE_SHIFT(PSLLDQ, i >= k ? p.b[i - k] : 0)
 BYTE_SHIFT(PSRLDQ, i + k < 16 ? p.b[i + k] : 0)
 
-/* --- SSE4.1: blends, widening moves, the odd ones -------------------------------------------------------------------------------------------------------- */
+/* --- SSE4.1: blends, widening moves, the odd ones
+ * -------------------------------------------------------------------------------------------------------- */
 #define BLEND_IMM(mn, lane, count)                                                                                     \
     VOPX(mn, sse4_1)                                                                                                   \
     {                                                                                                                  \
@@ -484,7 +490,8 @@ HANDLER(x_rm_PTEST)
 }
 VOP_SEL(PTEST, .rr = x_rr_PTEST, .rm = x_rm_PTEST, .xf = FEATURE_sse4_1)
 
-/* --- masks of sign bits into a general register (r0: its offset) ------------------------------------------------------------------------------------------- */
+/* --- masks of sign bits into a general register (r0: its offset)
+ * ------------------------------------------------------------------------------------------- */
 HANDLER(x_PMOVMSKB)
 {
     if (!sse_ok(c, o))
@@ -541,7 +548,8 @@ op_fn *sel_MOVMSKPD(const struct decoded *d, struct op *o)
     return op_movmskpd;
 }
 
-/* --- one lane from or to a general register or memory ----------------------------------------------------------------------------------------------------------- */
+/* --- one lane from or to a general register or memory
+ * ----------------------------------------------------------------------------------------------------------- */
 #define INSERT(mn, lane, mask, ld, getreg, ty)                                                                         \
     HANDLER(x_rr_##mn)                                                                                                 \
     {                                                                                                                  \
@@ -587,7 +595,8 @@ VOP_SEL(PINSRW, .rr = x_rr_PINSRW, .rm = x_rm_PINSRW, .mrr = m_rr_PINSRW, .mrm =
 VOP_SEL(PINSRD, .rr = x_rr_PINSRD, .rm = x_rm_PINSRD, .xf = FEATURE_sse4_1)
 VOP_SEL(PINSRQ, .rr = x_rr_PINSRQ, .rm = x_rm_PINSRQ, .xf = FEATURE_sse4_1)
 
-/* To a register the lane is zero-extended to the whole register. With a memory destination the vector register is r0. */
+/* To a register the lane is zero-extended to the whole register. With a memory destination the vector register is r0.
+ */
 #define EXTRACT(mn, lane, mask, st)                                                                                    \
     HANDLER(x_rr_##mn)                                                                                                 \
     {                                                                                                                  \
@@ -664,7 +673,8 @@ HANDLER(x_rm_INSERTPS)
 }
 VOP_SEL(INSERTPS, .rr = x_rr_INSERTPS, .rm = x_rm_INSERTPS, .xf = FEATURE_sse4_1)
 
-/* --- SSE4A: bit fields. Length 0 means 64; index + length beyond 64 is undefined: the bits that exist are taken. ------------------------------------------ */
+/* --- SSE4A: bit fields. Length 0 means 64; index + length beyond 64 is undefined: the bits that exist are taken.
+ * ------------------------------------------ */
 INLINE uint64_t field_mask(unsigned len)
 {
     return len ? mask_low(len) : ~0ull;

@@ -2,9 +2,9 @@
  *
  * simd.h: what the handlers of MMX and SSE instructions share: 128-bit values, operands, the checks before them.
  *
- * A vector instruction's semantics is a function over v128 values (or over one memory operand); the macros here make its
- * handlers: register and memory source, XMM and MMX. A handler checks first (CR0.EM, CR0.TS, CR4.OSFXSR, a pending x87
- * exception), then loads, computes, and stores last, so that a fault leaves nothing changed.
+ * A vector instruction's semantics is a function over v128 values (or over one memory operand); the macros here make
+ * its handlers: register and memory source, XMM and MMX. A handler checks first (CR0.EM, CR0.TS, CR4.OSFXSR, a pending
+ * x87 exception), then loads, computes, and stores last, so that a fault leaves nothing changed.
  *
  * Operands: r0 is the register of ModRM.reg (xmm1), r1 that of ModRM.rm (xmm2), imm the immediate byte.
  */
@@ -26,7 +26,8 @@ typedef int64_t i64x2 __attribute__((vector_size(16), may_alias));
 typedef float f32x4 __attribute__((vector_size(16), may_alias));
 typedef double f64x2 __attribute__((vector_size(16), may_alias));
 
-/* --- the checks: SDM volume 2A, "Exception Conditions of Legacy SSE/SSE2 Instructions"; volume 3A, "Emulation of MMX ..." ------ */
+/* --- the checks: SDM volume 2A, "Exception Conditions of Legacy SSE/SSE2 Instructions"; volume 3A, "Emulation of MMX
+ * ..." ------ */
 COLD bool sse_unavailable(struct cpu *c, const struct op *o);
 COLD bool mmx_unavailable(struct cpu *c, const struct op *o);
 INLINE bool sse_ok(struct cpu *c, const struct op *o)
@@ -35,7 +36,8 @@ INLINE bool sse_ok(struct cpu *c, const struct op *o)
         return sse_unavailable(c, o);
     return true;
 }
-/* An MMX instruction other than EMMS also resets TOP and makes every register valid: mmx_enter() once nothing can fault any more. */
+/* An MMX instruction other than EMMS also resets TOP and makes every register valid: mmx_enter() once nothing can fault
+ * any more. */
 INLINE bool mmx_ok(struct cpu *c, const struct op *o)
 {
     if (unlikely((c->cr0 & (CR0_EM | CR0_TS)) || c->mf_pending))
@@ -48,7 +50,8 @@ INLINE void mmx_enter(struct cpu *c)
     c->x87.tag = 0xff;
 }
 
-/* --- registers ----------------------------------------------------------------------------------------------------------------- */
+/* --- registers
+ * ----------------------------------------------------------------------------------------------------------------- */
 INLINE v128 xmm_get(const struct cpu *c, unsigned r)
 {
     return *(const v128 *)&c->v[r];
@@ -78,7 +81,8 @@ INLINE v128 v128_load(const void *p)
     return v;
 }
 
-/* --- memory: misaligned 16-byte operands are #GP(0), unless MXCSR.MM of AMD's misaligned mode is set ------------------------------- */
+/* --- memory: misaligned 16-byte operands are #GP(0), unless MXCSR.MM of AMD's misaligned mode is set
+ * ------------------------------- */
 #define MXCSR_MM BIT(17)
 INLINE unsigned sse_align(const struct cpu *c)
 {
@@ -141,9 +145,10 @@ INLINE bool sse_ld16(struct cpu *c, const struct op *o, v128 *v)
     return true;
 }
 
-/* --- making handlers --------------------------------------------------------------------------------------------------------------- */
-/* HANDLER(name) { ...; return true; }: true goes on with the next operation, false has raised. The body's locals are dead before the tail
- * call, so that it stays one. */
+/* --- making handlers
+ * --------------------------------------------------------------------------------------------------------------- */
+/* HANDLER(name) { ...; return true; }: true goes on with the next operation, false has raised. The body's locals are
+ * dead before the tail call, so that it stays one. */
 #define HANDLER(name)                                                                                                  \
     INLINE bool name##_body(struct cpu *c, const struct op *o);                                                        \
     static void name(struct cpu *c, const struct op *o)                                                                \
@@ -153,7 +158,6 @@ INLINE bool sse_ld16(struct cpu *c, const struct op *o, v128 *v)
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     INLINE bool name##_body(struct cpu *c, const struct op *o)
-
 
 /* One vector register, lane by lane. */
 union lanes {
@@ -212,8 +216,9 @@ op_fn *vec_select(const struct decoded *d, const struct vec_forms *f);
         mm_set(c, o->r0, (uint64_t)r[0]);                                                                              \
         return true;                                                                                                   \
     }
-/* VOP(mn, ...) { return value; }: f_mn(a, b, imm, n): a is the destination's old value, b the source, n the register's width in bytes.
- * xf, mf: features that the XMM and the MMX form need. VOPX: no MMX form; VOPXL: its memory operand is loaded by `load`. */
+/* VOP(mn, ...) { return value; }: f_mn(a, b, imm, n): a is the destination's old value, b the source, n the register's
+ * width in bytes. xf, mf: features that the XMM and the MMX form need. VOPX: no MMX form; VOPXL: its memory operand is
+ * loaded by `load`. */
 #define VOP_FN(mn) INLINE v128 f_##mn(v128 a, v128 b, uint8_t imm, const unsigned n)
 #define VOP_SEL(mn, ...)                                                                                               \
     op_fn *sel_##mn(const struct decoded *d, struct op *o)                                                             \
@@ -238,7 +243,7 @@ op_fn *vec_select(const struct decoded *d, const struct vec_forms *f);
 
 /* Instructions of the host beyond the x86-64 baseline. */
 #if defined(__x86_64__)
-#define HOST_X86 1
+#define HOST_X86    1
 #define HOST_HAS(f) (__builtin_cpu_supports(f) != 0)
 #else
 #define HOST_X86    0
