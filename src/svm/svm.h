@@ -18,9 +18,9 @@
 bool svm_attach(struct cpu *c);
 void svm_detach(struct cpu *c);
 
-/* VMRUN of the VMCB at physical address pa. c->rip: with c->cur set that of the instruction (the host goes on after it);
- * else the place where the host goes on. True: the guest is entered (c->guest is set: go on with cpu_run()), or a #VMEXIT
- * came at once (c->guest is null, the exit code is in the VMCB; with native_host c->stop is STOP_EXIT). */
+/* VMRUN of the VMCB at physical address pa. c->rip: with c->cur set that of the instruction (the host goes on after
+ * it); else the place where the host goes on. True: the guest is entered (c->guest is set: go on with cpu_run()), or a
+ * #VMEXIT came at once (c->guest is null, the exit code is in the VMCB; with native_host c->stop is STOP_EXIT). */
 bool svm_vmrun(struct cpu *c, uint64_t pa);
 bool svm_vmload(struct cpu *c, uint64_t pa);
 bool svm_vmsave(struct cpu *c, uint64_t pa);
