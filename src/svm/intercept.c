@@ -55,9 +55,7 @@ static bool on_insn(struct cpu *c, enum icpt what, uint64_t info)
         }
         break;
     case ICPT_INVLPG: /* info: the linear address */
-    case ICPT_SWINT:  /* info: the vector */
-        info1 = assist(s, info);
-        break;
+    case ICPT_SWINT: /* info: the vector */ info1 = assist(s, info); break;
     case ICPT_INVPCID: info1 = info; break;
     default: break;
     }
@@ -255,7 +253,8 @@ static bool virtual_interrupt(const struct svm_cpu *s)
 static bool virtual_nmi(const struct svm_cpu *s)
 {
     uint64_t v = s->vintr;
-    return s->vnmi && (v & VMCB_VINTR_NMI_ENABLE) && (v & VMCB_VINTR_NMI) && !(v & VMCB_VINTR_NMI_MASK) && virtual_gif(s);
+    return s->vnmi && (v & VMCB_VINTR_NMI_ENABLE) && (v & VMCB_VINTR_NMI) && !(v & VMCB_VINTR_NMI_MASK) &&
+           virtual_gif(s);
 }
 
 void svm_attend_virtual(struct cpu *c)

@@ -194,7 +194,8 @@ static void load_guest(struct cpu *c, struct svm_cpu *s)
     load_flags(c, v->save.rflags);
     if (c->efer & EFER_LMA)
         c->rflags_rest &= ~(uint32_t)FLAG_VM;
-    /* "the processor ignores the CPL field in the VMCB and forces the values of 3 and 0" in virtual-8086 and real mode. */
+    /* "the processor ignores the CPL field in the VMCB and forces the values of 3 and 0" in virtual-8086 and real mode.
+     */
     c->cpl = !(c->cr0 & CR0_PE) ? 0 : c->rflags_rest & FLAG_VM ? 3 : g->cpl;
     struct seg *ss = &c->seg[SEG_SS];
     ss->ar = (ss->ar & ~0x60u) | (uint32_t)c->cpl << 5;
@@ -230,8 +231,8 @@ static void load_guest(struct cpu *c, struct svm_cpu *s)
     c->vpid = (uint16_t)s->asid;
 }
 
-/* "TLB Control". Besides the command: translations of this ASID made under another paging mode. Silicon checks the mode's
- * protection bits at each access, this TLB when it is filled. */
+/* "TLB Control". Besides the command: translations of this ASID made under another paging mode. Silicon checks the
+ * mode's protection bits at each access, this TLB when it is filled. */
 static void flush_for_entry(struct cpu *c, struct svm_cpu *s, uint8_t command)
 {
     switch (command) {
