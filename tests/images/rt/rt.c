@@ -152,7 +152,7 @@ bool rt_on_qemu(void)
 
 /* --- descriptor tables
  * ------------------------------------------------------------------------------------------------- */
-uint64_t rt_gdt[GDT_ENTRIES] __attribute__((aligned(16))) = {
+volatile uint64_t rt_gdt[GDT_ENTRIES] __attribute__((aligned(16))) = {
     0, 0x00af9b000000ffff, 0x00cf93000000ffff, 0x00cffb000000ffff, 0x00cff3000000ffff, 0x00affb000000ffff, 0,
     0, 0x00cf9b000000ffff, 0x00009b000000ffff, 0x000093000000ffff,
 };

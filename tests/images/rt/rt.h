@@ -33,7 +33,7 @@ enum {
     SEL_FREE = 0x58,    /* from here on the test's own */
     GDT_ENTRIES = 64
 };
-extern uint64_t rt_gdt[GDT_ENTRIES];
+extern volatile uint64_t rt_gdt[GDT_ENTRIES];
 /* A descriptor: base, limit (as stored), access byte, flags (G 8, D 4, L 2, AVL 1). */
 static inline uint64_t rt_desc(uint32_t base, uint32_t limit, uint8_t access, uint8_t flags)
 {
@@ -110,7 +110,7 @@ extern const char image_name[];
 /* Physical memory below 4 GiB is mapped to itself, supervisor, writable, in large pages. The window [RT_WINDOW, + 2
  * MiB) has 4-KiB pages that the test maps as it likes; all table levels above allow user and write. */
 #define RT_WINDOW 0x40000000ul
-extern unsigned long rt_window_pt[]; /* 512 entries (boot64), 1024 (boot32) */
+extern volatile unsigned long rt_window_pt[]; /* 512 entries (boot64), 1024 (boot32) */
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_PWT = 8, PTE_PCD = 16, PTE_A = 32, PTE_D = 64, PTE_PS = 128, PTE_G = 256 };
 #define PTE_NX (1ull << 63)
 static inline unsigned long rt_window(unsigned page)
