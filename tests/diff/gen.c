@@ -318,8 +318,7 @@ static const char *skip_reason(const struct insn *x)
 {
     switch (x->i.mnemonic) {
 #define SKIP(m, why)                                                                                                   \
-    case ZYDIS_MNEMONIC_##m: return why;                                                                               \
-        #include "tests/diff/rules.def"
+    case ZYDIS_MNEMONIC_##m: return why; #include "tests/diff/rules.def"
     default: break;
     }
     switch (x->i.meta.isa_set) {

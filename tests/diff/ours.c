@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * ours.c: runs a case on the software processor: 64-bit tables that map the case's linear addresses as the host's kernel does
- * for the native side, CPL 3, and an IDT whose handlers are one HLT each. So an exception goes the whole way through delivery, and what
- * it was is read from where the processor halted and from the frame it pushed.
+ * ours.c: runs a case on the software processor: 64-bit tables that map the case's linear addresses as the host's
+ * kernel does for the native side, CPL 3, and an IDT whose handlers are one HLT each. So an exception goes the whole
+ * way through delivery, and what it was is read from where the processor halted and from the frame it pushed.
  */
 #include "tests/diff/diff.h"
 #include "src/arch/model.h"
@@ -14,14 +14,14 @@
 /* Physical layout. Supervisor memory is mapped at SUP + physical address. */
 enum {
     PA_TABLES = 0x10000,
-    PA_SYS = 0x80000,                                  /* IDT, GDT, LDT, TSS */
-    PA_HANDLERS = 0x90000,                             /* 256 HLTs */
-    PA_STACK = 0xa0000,                                /* one page */
+    PA_SYS = 0x80000,      /* IDT, GDT, LDT, TSS */
+    PA_HANDLERS = 0x90000, /* 256 HLTs */
+    PA_STACK = 0xa0000,    /* one page */
     PA_CODE = 0x100000,
     PA_DATA = 0x110000,
     RAM = 0x200000
 };
-#define SUP 0xffff800000000000ull
+#define SUP    0xffff800000000000ull
 #define IDT_LA (SUP + PA_SYS)
 #define GDT_LA (SUP + PA_SYS + 0x1000)
 #define LDT_LA (SUP + PA_SYS + 0x1100)

@@ -1,20 +1,24 @@
 /* SPDX-License-Identifier: MIT
  *
- * debug64.c: single step, instruction and data breakpoints, RF, DR6 and DR7, general detect, the shadow of MOV SS, I/O breakpoints.
- * SDM volume 3B, "Debug, Branch Profile, TSC, and Intel Resource Director Technology Features".
+ * debug64.c: single step, instruction and data breakpoints, RF, DR6 and DR7, general detect, the shadow of MOV SS, I/O
+ * breakpoints. SDM volume 3B, "Debug, Branch Profile, TSC, and Intel Resource Director Technology Features".
  */
 #include "rt.h"
 
 const char image_name[] = IMAGE_NAME;
 #define ASM(...) __asm__ volatile(__VA_ARGS__)
-#define UASM(name, code) \
-    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n"); \
+#define UASM(name, code)                                                                                               \
+    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n");       \
     extern char name[]
 #define DR6_NONE 0xffff0ff0ul
 
 static struct exc user_f(char *code, unsigned long rflags, unsigned long rdi)
 {
-    struct go g = {.rip = USER_ADDR(code), .cs = SEL_U64, .rflags = rflags, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA,
+    struct go g = {.rip = USER_ADDR(code),
+                   .cs = SEL_U64,
+                   .rflags = rflags,
+                   .rsp = RT_USER_STACK - 64,
+                   .ss = SEL_UDATA,
                    .rdi = rdi};
     wrdr6(DR6_NONE);
     return TRY(rt_go(&g));
@@ -87,6 +91,8 @@ static void single_step(void)
     /* cld, lea, mov, stosb x3, nop, int (its trap is lost) */
     check_eq("TF: REP traps after each iteration", hits, 7);
     check_eq("TF: REP, RCX after the first iteration", hit[3].rcx, 2);
+    check_eq("TF: REP, RF is pushed between iterations", hit[3].rflags & 0x10000, 0x10000);
+    check_eq("TF: REP, RF is not pushed after the last", hit[5].rflags & 0x10000, 0);
     check("TF: REP, RIP stays until the last", hit[3].rip == hit[4].rip && hit[5].rip == hit[4].rip + 2);
     e = user_f(u_step_pushf, 0x302, 0);
     rt_irq[DB] = on_db;
@@ -111,8 +117,9 @@ static void breakpoints(void)
     expect_exc("instruction breakpoint", e, DB, 0);
     check_eq("... before the instruction", e.rip, USER_ADDR(bp_target));
     check_eq("... DR6.B0", e.dr6, DR6_NONE | 1);
-    check_eq("... RF in the pushed RFLAGS", e.rflags & 0x10000, 0x10000);
-    struct go g = {.rip = USER_ADDR(bp_target), .cs = SEL_U64, .rflags = 0x10202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA};
+    check_eq("... RF is not pushed for an instruction breakpoint", e.rflags & 0x10000, 0);
+    struct go g = {
+        .rip = USER_ADDR(bp_target), .cs = SEL_U64, .rflags = 0x10202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA};
     e = TRY(rt_go(&g));
     expect_exc("IRET with RF steps over the breakpoint", e, RT_RETURN, 0);
     check_eq("RF is clear afterwards", e.rflags & 0x10000, 0);
@@ -137,7 +144,12 @@ static void breakpoints(void)
     e = user_f(u_data, 0x202, data + 1);
     expect_exc("data write one byte beside", e, RT_RETURN, 0);
     wrdr7(0x400 | 1 << 2 | 3 << 20); /* read or write */
-    g = (struct go){.rip = USER_ADDR(data_next), .cs = SEL_U64, .rflags = 0x202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA, .rdi = data};
+    g = (struct go){.rip = USER_ADDR(data_next),
+                    .cs = SEL_U64,
+                    .rflags = 0x202,
+                    .rsp = RT_USER_STACK - 64,
+                    .ss = SEL_UDATA,
+                    .rdi = data};
     wrdr6(DR6_NONE);
     e = TRY(rt_go(&g));
     expect_exc("data read breakpoint", e, DB, 0);
@@ -158,7 +170,8 @@ static void breakpoints(void)
     wrdr7(0x400 | 1 << 2 | 1 << 20);
     e = user_f(u_data_rep, 0x202, data);
     expect_exc("data breakpoint in REP STOS", e, DB, 0);
-    check("... at an iteration's or the instruction's end", e.rip == USER_ADDR(data_rep_next) || e.rip == USER_ADDR(data_rep_next) - 2);
+    check("... at an iteration's or the instruction's end",
+          e.rip == USER_ADDR(data_rep_next) || e.rip == USER_ADDR(data_rep_next) - 2);
     /* B bits are set for breakpoints that match but are not enabled (may be): only the enabled one is certain. */
     wrdr0(data), wrdr1(data);
     wrdr7(0x400 | 1 << 0 | 1 << 2 | 1 << 16 | 1 << 20);

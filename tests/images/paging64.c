@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * paging64.c: 4-level paging: rights, error codes, accessed and dirty bits, WP, NX, SMEP, SMAP, protection keys, reserved bits, large
- * pages, global pages, PCIDs, INVLPG and INVPCID. SDM volume 3A, "Paging".
+ * paging64.c: 4-level paging: rights, error codes, accessed and dirty bits, WP, NX, SMEP, SMAP, protection keys,
+ * reserved bits, large pages, global pages, PCIDs, INVLPG and INVPCID. SDM volume 3A, "Paging".
  */
 #include "rt.h"
 
 const char image_name[] = IMAGE_NAME;
 #define ASM(...) __asm__ volatile(__VA_ARGS__)
-#define UASM(name, code) \
-    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n"); \
+#define UASM(name, code)                                                                                               \
+    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n");       \
     extern char name[]
 
 extern volatile unsigned long rt_pml4[], rt_pdpt[], rt_pd[];
@@ -22,14 +22,14 @@ extern char k_ret[];
 
 enum { EP = 1, EW = 2, EU = 4, ERSVD = 8, EI = 16, EPK = 32 };
 enum { PAGE = 3 };
-#define LA rt_window(PAGE)
+#define LA  rt_window(PAGE)
 #define PTE rt_window_pt[PAGE]
 static bool nxe;
 
 static struct exc user(char *code, unsigned long rdi)
 {
-    struct go g = {.rip = USER_ADDR(code), .cs = SEL_U64, .rflags = 0x202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA,
-                   .rdi = rdi};
+    struct go g = {
+        .rip = USER_ADDR(code), .cs = SEL_U64, .rflags = 0x202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA, .rdi = rdi};
     return TRY(rt_go(&g));
 }
 static struct exc kread(unsigned long la)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * smc64.c: code that changes: written by itself, through another mapping, by the page table, by REP MOVS, within the running block.
- * SDM volume 3A, "Self-Modifying Code": a jump after the write is enough for the writing processor.
+ * smc64.c: code that changes: written by itself, through another mapping, by the page table, by REP MOVS, within the
+ * running block. SDM volume 3A, "Self-Modifying Code": a jump after the write is enough for the writing processor.
  */
 #include "rt.h"
 
@@ -28,7 +28,8 @@ __asm__(".text\n.balign 64\n"
         /* changes the instruction right after itself, with a jump between */
         "smc_next: movl $2, smc_next_imm + 1(%rip)\n jmp 1f\n1:\nsmc_next_imm: mov $1, %eax\n ret\n"
         /* a loop that patches its own immediate each round: sum 0..9 */
-        "smc_loop: xor %ecx, %ecx\n xor %eax, %eax\n1: mov %ecx, smc_loop_imm + 1(%rip)\n jmp smc_loop_imm\nsmc_loop_imm: mov $0, %edx\n"
+        "smc_loop: xor %ecx, %ecx\n xor %eax, %eax\n1: mov %ecx, smc_loop_imm + 1(%rip)\n jmp "
+        "smc_loop_imm\nsmc_loop_imm: mov $0, %edx\n"
         " add %edx, %eax\n inc %ecx\n cmp $10, %ecx\n jb 1b\n ret\n"
         /* REP MOVSB over code ahead, then into it */
         "smc_rep: lea smc_src(%rip), %rsi\n lea smc_dst(%rip), %rdi\n mov $6, %ecx\n cld\n rep movsb\n jmp smc_dst\n"
@@ -82,7 +83,10 @@ void image_main(void)
     check_eq("non-temporal write", (unsigned)call(code), 10);
     ASM("movd %1, %%xmm0; movd %%xmm0, %0" : "=m"(*(uint32_t *)(code + 1)) : "r"(11));
     check_eq("SSE write", (unsigned)call(code), 11);
-    ASM("mov %%rsp, %%rbx; lea 5(%0), %%rsp; pushq %1; mov %%rbx, %%rsp" : : "r"(code + 3), "r"(0x0000000cb8000000ul) : "rbx", "memory");
+    ASM("mov %%rsp, %%rbx; lea 5(%0), %%rsp; pushq %1; mov %%rbx, %%rsp"
+        :
+        : "r"(code + 3), "r"(0x0000000cb8000000ul)
+        : "rbx", "memory");
     /* PUSH wrote code[0..7]: 00 00 00 b8 0c 00 00 00: runs from code + 3 */
     code[8] = 0xc3;
     check_eq("PUSH into code", (unsigned)call(code + 3), 12);

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: MIT
  *
- * sys64.c: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS, FSGSBASE, RDTSCP, RDPID, UMIP, XSETBV, far transfers and call gates in IA-32e
- * mode, MSRs, the I/O permission map, descriptor instructions (LAR, LSL, VERR, VERW), CPUID's dependent bits.
+ * sys64.c: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS, FSGSBASE, RDTSCP, RDPID, UMIP, XSETBV, far transfers and call
+ * gates in IA-32e mode, MSRs, the I/O permission map, descriptor instructions (LAR, LSL, VERR, VERW), CPUID's dependent
+ * bits.
  */
 #include "rt.h"
 
 const char image_name[] = IMAGE_NAME;
 #define ASM(...) __asm__ volatile(__VA_ARGS__)
-#define UASM(name, code) \
-    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n"); \
+#define UASM(name, code)                                                                                               \
+    __asm__(".pushsection .user, \"ax\"\n.globl " #name "\n" #name ":\n" code "\n    int $0x80\n.popsection\n");       \
     extern char name[]
 
 static struct exc user_at(char *code, unsigned cs, unsigned long rdi)
 {
-    struct go g = {.rip = USER_ADDR(code), .cs = cs, .rflags = 0x202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA, .rdi = rdi};
+    struct go g = {
+        .rip = USER_ADDR(code), .cs = cs, .rflags = 0x202, .rsp = RT_USER_STACK - 64, .ss = SEL_UDATA, .rdi = rdi};
     ASM("mov %0, %%ds; mov %0, %%es" : : "r"(SEL_UDATA));
     return TRY(rt_go(&g));
 }
@@ -22,25 +24,31 @@ static struct exc user(char *code, unsigned long rdi)
     return user_at(code, SEL_U64, rdi);
 }
 
-/* --- SYSCALL and SYSRET ------------------------------------------------------------------------------------------------ */
+/* --- SYSCALL and SYSRET
+ * ------------------------------------------------------------------------------------------------ */
 uint64_t sc_rcx, sc_r11, sc_cs, sc_ss, sc_rflags, sc_rsp, sc_ret_rcx, sc_ret_r11, sc_count;
-__asm__(".text\n"
-        "sc_entry:\n"
-        "    mov %rcx, sc_rcx\n    mov %r11, sc_r11\n    mov %rsp, sc_rsp\n    movabs $rt_stack_top - 32768, %rsp\n"
-        "    mov %cs, %eax\n    mov %rax, sc_cs\n    mov %ss, %eax\n    mov %rax, sc_ss\n    pushfq\n    popq sc_rflags\n"
-        "    incq sc_count\n    mov sc_ret_rcx, %rcx\n    mov sc_ret_r11, %r11\n    mov sc_rsp, %rsp\n    sysretq\n"
-        "sc_entry32:\n"
-        "    mov %rcx, sc_rcx\n    mov %rsp, sc_rsp\n    incq sc_count\n    mov sc_ret_rcx, %rcx\n    mov sc_ret_r11, %r11\n"
-        "    mov sc_rsp, %rsp\n    .byte 0x0f, 0x07\n" /* SYSRET, 32-bit */
-        "sc_end: mov sc_rsp, %rsp\n    int $0x81\n"
-        "se_entry:\n"
-        "    mov %rsp, sc_rsp\n    mov %cs, %eax\n    mov %rax, sc_cs\n    mov %ss, %eax\n    mov %rax, sc_ss\n    pushfq\n    popq sc_rflags\n"
-        "    incq sc_count\n    mov sc_ret_rcx, %rdx\n    mov sc_ret_r11, %rcx\n    .byte 0x48, 0x0f, 0x35\n"); /* SYSEXIT, 64-bit */
+__asm__(
+    ".text\n"
+    "sc_entry:\n"
+    "    mov %rcx, sc_rcx\n    mov %r11, sc_r11\n    mov %rsp, sc_rsp\n    movabs $rt_stack_top - 32768, %rsp\n"
+    "    mov %cs, %eax\n    mov %rax, sc_cs\n    mov %ss, %eax\n    mov %rax, sc_ss\n    pushfq\n    popq sc_rflags\n"
+    "    incq sc_count\n    mov sc_ret_rcx, %rcx\n    mov sc_ret_r11, %r11\n    mov sc_rsp, %rsp\n    sysretq\n"
+    "sc_entry32:\n"
+    "    mov %rcx, sc_rcx\n    mov %rsp, sc_rsp\n    incq sc_count\n    mov sc_ret_rcx, %rcx\n    mov sc_ret_r11, "
+    "%r11\n"
+    "    mov sc_rsp, %rsp\n    .byte 0x0f, 0x07\n" /* SYSRET, 32-bit */
+    "sc_end: mov sc_rsp, %rsp\n    int $0x81\n"
+    "se_entry:\n"
+    "    mov %rsp, sc_rsp\n    mov %cs, %eax\n    mov %rax, sc_cs\n    mov %ss, %eax\n    mov %rax, sc_ss\n    "
+    "pushfq\n    popq sc_rflags\n"
+    "    incq sc_count\n    mov sc_ret_rcx, %rdx\n    mov sc_ret_r11, %rcx\n    .byte 0x48, 0x0f, 0x35\n"); /* SYSEXIT,
+                                                                                                               64-bit */
 extern char sc_entry[], sc_entry32[], sc_end[], se_entry[];
 UASM(u_syscall, "stc; std; syscall; pushfq; pop %rax; mov %cs, %ebx; mov %ss, %edx; cld; nop");
 UASM(u_after, "pushfq; pop %rax; mov %cs, %ebx; mov %ss, %edx; cld");
 UASM(u_sysenter, "sysenter");
-__asm__(".pushsection .user, \"ax\"\n.code32\nc_syscall: syscall\n int $0x80\nc_after: movl %cs, %ebx\n movl %ss, %edx\n int $0x80\n"
+__asm__(".pushsection .user, \"ax\"\n.code32\nc_syscall: syscall\n int $0x80\nc_after: movl %cs, %ebx\n movl %ss, "
+        "%edx\n int $0x80\n"
         "c_sysenter: sysenter\n int $0x80\n.code64\n.popsection\n");
 extern char c_syscall[], c_after[], c_sysenter[];
 
@@ -121,7 +129,8 @@ static void syscall_sysret(void)
     check_eq("STAR reads back", rdmsr(0xc0000081), ~0ull);
 }
 
-/* --- GS and FS ------------------------------------------------------------------------------------------------------------- */
+/* --- GS and FS
+ * ------------------------------------------------------------------------------------------------------------- */
 UASM(u_rdgs, "rdgsbase %rax; rdfsbase %rbx");
 UASM(u_wrgs, "wrgsbase %rdi; rdgsbase %rax");
 UASM(u_wrgs32, "mov $-1, %rcx; wrgsbase %rcx; wrgsbase %edi; rdgsbase %rax; rdgsbase %ebx");
@@ -284,7 +293,8 @@ static void misc(void)
     expect_exc("fixed MTRR with a reserved type", e, GP, 0);
 }
 
-/* --- far transfers ------------------------------------------------------------------------------------------------------------ */
+/* --- far transfers
+ * ------------------------------------------------------------------------------------------------------------ */
 uint64_t cg_cs, cg_ss, cg_rsp, cg_frame[4];
 __asm__(".text\ncg_entry: mov %cs, %eax\n mov %rax, cg_cs\n mov %ss, %eax\n mov %rax, cg_ss\n mov %rsp, cg_rsp\n"
         " mov (%rsp), %rax\n mov %rax, cg_frame\n mov 8(%rsp), %rax\n mov %rax, cg_frame + 8\n"
@@ -295,7 +305,8 @@ UASM(u_callgate, "pushq $0; lea ptr_cg(%rip), %rax; rex.w lcall *(%rax); mov %cs
 UASM(u_farsame, "lea ptr_same(%rip), %rax; lcall *(%rax); mov %cs, %ebx");
 UASM(u_fartok, "lea ptr_k(%rip), %rax; lcall *(%rax)");
 UASM(u_confjmp, "lea ptr_conf(%rip), %rax; ljmp *(%rax)");
-__asm__(".pushsection .user, \"ax\"\n.balign 8\nptr_cg: .quad 0\n .word 0x58 + 3\n.balign 8\nptr_same: .long 0\n .word 0x2b\n.balign 8\n"
+__asm__(".pushsection .user, \"ax\"\n.balign 8\nptr_cg: .quad 0\n .word 0x58 + 3\n.balign 8\nptr_same: .long 0\n .word "
+        "0x2b\n.balign 8\n"
         "ptr_k: .long 0x100000\n .word 0x08\n.balign 8\nptr_conf: .long 0\n .word 0x68 + 3\n.balign 8\n"
         "u_lret: lretl\nu_conf: mov %cs, %ebx\n int $0x80\n.popsection\n");
 extern char ptr_cg[], ptr_same[], ptr_conf[], u_lret[], u_conf[];

@@ -95,8 +95,6 @@ rt_longjmp:
     movw %ax, %ds
     movw %ax, %es
     movw %ax, %ss
-    movw %ax, %fs
-    movw %ax, %gs
     movl rt_jmp + 4, %esp
     movl rt_jmp + 8, %ebx
     movl rt_jmp + 12, %ebp
