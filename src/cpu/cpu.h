@@ -404,6 +404,9 @@ void cpu_handle_exception(struct cpu *c);
 /* Between instructions, when attention or the deadline say so. True: state changed, look again. */
 bool cpu_service(struct cpu *c);
 
+/* One-instruction interrupt shadow after the running operation (c->cur): MOV SS and POP SS, or STI. */
+void cpu_set_shadow(struct cpu *c, bool movss);
+
 /* Leaving a block from inside an operation: makes rip that of c->cur, counts what is retired, so that the state is whole.
  * cpu_sync_next: rip is that after c->cur, which counts as retired. Both set insn_len to c->cur's length and clear c->cur. */
 void cpu_sync(struct cpu *c);

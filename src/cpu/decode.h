@@ -95,6 +95,9 @@ op_fn op_raise_ud;   /* #UD */
 op_fn op_raise_gp0;  /* #GP(0) */
 op_fn op_leave_block; /* leaves the block before this operation */
 
+/* MOV to and from control and debug registers share a mnemonic with the MOV of ops_int.c; ops_sys.c has them. r0, r1: as for every MOV. */
+op_fn op_mov_to_cr, op_mov_from_cr, op_mov_to_dr, op_mov_from_dr;
+
 /* Every handler and select function of the tables has a prototype here. */
 #define FN(f)                    op_fn f;
 #define SEL(f)                   op_select f;
