@@ -369,7 +369,6 @@ void svm_enter(struct cpu *c, uint64_t pa, struct vmcb *v)
     c->last_entry_icount = c->icount;
     c->stats.entries++;
     cpu_update_translation(c);
-    cpu_update_deadline(c);
     /* GIF is 1 again: what was held back may be taken now. */
     cpu_attend(c, ATT_INTR | (c->nmi_pending ? ATT_NMI : 0) | (c->smi_pending ? ATT_SMI : 0) |
                       (c->init_pending ? ATT_INIT : 0));
@@ -499,7 +498,6 @@ static void exit_to_host(struct cpu *c, struct svm_cpu *s)
     c->cur = NULL;
     c->stats.exits++;
     cpu_update_translation(c);
-    cpu_update_deadline(c);
     if ((c->cr0 & CR0_PG) && (c->cr4 & CR4_PAE) && !(c->efer & EFER_LMA)) {
         struct mmu_regs r;
         struct mmu_fault f;
