@@ -127,7 +127,7 @@ run: all guest
 # --- tests: tests/*.mk add to these lists -----------------------------------------------------------------------
 # TEST_NEEDS: what must be built. TEST_COMMANDS: scripts that tests/run runs, each prints lines "PASS name" / "FAIL name".
 TEST_NEEDS := $(tests) $(B)/vmenter
-TEST_COMMANDS := tests/boot
+TEST_COMMANDS := tests/cli tests/install tests/boot
 unit: $(tests)
 include $(sort $(wildcard tests/*.mk bench/*.mk))
 
