@@ -92,11 +92,11 @@ INLINE bool flags_cond(const struct cpu *c, unsigned cc)
     case 0: r = flag_of(c); break;
     case 1: r = flag_cf(c); break;
     case 2: r = flag_zf(c); break;
-    case 3: r = flag_cf(c) | flag_zf(c); break;
+    case 3: r = (unsigned)flag_cf(c) | flag_zf(c); break;
     case 4: r = flag_sf(c); break;
     case 5: r = flag_pf(c); break;
     case 6: r = flag_sf(c) ^ flag_of(c); break;
-    case 7: r = flag_zf(c) | (flag_sf(c) ^ flag_of(c)); break;
+    case 7: r = (unsigned)flag_zf(c) | (unsigned)(flag_sf(c) ^ flag_of(c)); break;
     }
     return r ^ (cc & 1);
 }
