@@ -2,10 +2,10 @@
  *
  * enter.h: VM entry with a block of general registers, the portable way, hosted and native alike.
  *
- * The general registers of the block are loaded, the guest is entered; at the VM exit the guest's general registers are stored
- * in the block and the call returns. RSP is not in the block: it is a field of the VMCS or VMCB; so is RAX under SVM
- * (vmenter_vmrun() ignores and does not write `rax`). x87, MMX and vector registers: hosted, the guest has its own, kept with
- * the logical processor; native, they pass through as on the processor.
+ * The general registers of the block are loaded, the guest is entered; at the VM exit the guest's general registers are
+ * stored in the block and the call returns. RSP is not in the block: it is a field of the VMCS or VMCB; so is RAX under
+ * SVM (vmenter_vmrun() ignores and does not write `rax`). x87, MMX and vector registers: hosted, the guest has its own,
+ * kept with the logical processor; native, they pass through as on the processor.
  */
 #ifndef VMENTER_ENTER_H
 #define VMENTER_ENTER_H

@@ -6,19 +6,20 @@
  * Two modes, the same source for both:
  *   hosted   each privileged intrinsic is a call that acts on the software processor bound to the calling thread
  *            (vmenter_bind() of <vmenter/vmenter.h>). Link with -lvmenter. Any 64-bit little-endian host.
- *   native   each intrinsic is its one instruction, for ring 0 of an x86-64 processor. Chosen with -DVMENTER_NATIVE, or by
- *            itself in a freestanding compilation. Nothing to link, except src/native/enter.S for <vmenter/enter.h>.
- * Under MSVC this header is <intrin.h> of the compiler.
+ *   native   each intrinsic is its one instruction, for ring 0 of an x86-64 processor. Chosen with -DVMENTER_NATIVE, or
+ * by itself in a freestanding compilation. Nothing to link, except src/native/enter.S for <vmenter/enter.h>. Under MSVC
+ * this header is <intrin.h> of the compiler.
  *
  * Types. MSVC's `unsigned __int64` is `unsigned long long` here and its `unsigned long` is 32 bits wide: `unsigned int`
- * on targets whose long has 64 bits. Where MSVC wants a pointer to a 64-bit value, `unsigned long *` (a uint64_t of Linux) is
- * taken as well; where it wants a pointer to bytes, words or longs, any object pointer is taken.
+ * on targets whose long has 64 bits. Where MSVC wants a pointer to a 64-bit value, `unsigned long *` (a uint64_t of
+ * Linux) is taken as well; where it wants a pointer to bytes, words or longs, any object pointer is taken.
  *
  * Results of the VMX instructions: 0 the operation succeeded; 1 it failed and the VM-instruction error field of the
  * current VMCS says why (VMfailValid); 2 it failed and there is no current VMCS (VMfailInvalid).
  *
- * An intrinsic whose instruction would fault raises that exception: hosted, to the event handler of <vmenter/vmenter.h>;
- * native, on the processor. docs/INTRINSICS.md has the list with each one's faults, and the rules for assembly callers.
+ * An intrinsic whose instruction would fault raises that exception: hosted, to the event handler of
+ * <vmenter/vmenter.h>; native, on the processor. docs/INTRINSICS.md has the list with each one's faults, and the rules
+ * for assembly callers.
  */
 #ifndef VMENTER_INTRIN_H
 #define VMENTER_INTRIN_H
@@ -136,17 +137,17 @@ VMENTER_INTRIN void __vmx_vmptrst(unsigned long long *vmcs_pa);
 /* *value is written when the result is 0 only. */
 VMENTER_INTRIN unsigned char __vmx_vmread(size_t field, size_t *value);
 VMENTER_INTRIN unsigned char __vmx_vmwrite(size_t field, size_t value);
-/* Enter the guest with the general registers as they are. They return on failure only, with every other register kept; a
- * VM exit continues at the VMCS's HOST_RIP on HOST_RSP with the guest's general registers in the processor (hosted: on
- * x86-64 hosts; elsewhere they report #UD, use enter.h). */
+/* Enter the guest with the general registers as they are. They return on failure only, with every other register kept;
+ * a VM exit continues at the VMCS's HOST_RIP on HOST_RSP with the guest's general registers in the processor (hosted:
+ * on x86-64 hosts; elsewhere they report #UD, use enter.h). */
 VMENTER_INTRIN unsigned char __vmx_vmlaunch(void);
 VMENTER_INTRIN unsigned char __vmx_vmresume(void);
 
 /* 16-byte descriptors, as the instructions take them. */
 VMENTER_INTRIN unsigned char __vmx_invept(size_t type, const void *descriptor);
 VMENTER_INTRIN unsigned char __vmx_invvpid(size_t type, const void *descriptor);
-/* VMCALL with rax, rcx, rdx, rbx, rsi, rdi and r8 to r11 of the block; what the VMM leaves in them is stored back. 0 from a
- * guest whose VMM leaves CF and ZF clear; in VMX root operation 1 or 2. */
+/* VMCALL with rax, rcx, rdx, rbx, rsi, rdi and r8 to r11 of the block; what the VMM leaves in them is stored back. 0
+ * from a guest whose VMM leaves CF and ZF clear; in VMX root operation 1 or 2. */
 VMENTER_INTRIN unsigned char __vmx_vmcall(struct vmenter_regs *regs);
 /* VMFUNC with EAX = function, ECX = index. #UD outside of a guest. */
 VMENTER_INTRIN void __vmx_vmfunc(unsigned int function, unsigned int index);
@@ -290,10 +291,14 @@ VMENTER_INTRIN void __fastfail(unsigned int code) __attribute__((__noreturn__));
 #include <vmenter/native.h>
 #endif
 
-/* --- a uint64_t is as good as an unsigned __int64 ------------------------------------------------------------------ */
+/* --- a uint64_t is as good as an unsigned __int64 ------------------------------------------------------------------
+ */
 #ifdef __cplusplus
 #define VMENTER_U64_OVERLOAD(ret, name)                                                                                \
-    static __inline__ ret name(unsigned long *p) { return name(reinterpret_cast<unsigned long long *>(p)); }
+    static __inline__ ret name(unsigned long *p)                                                                       \
+    {                                                                                                                  \
+        return name(reinterpret_cast<unsigned long long *>(p));                                                        \
+    }
 VMENTER_U64_OVERLOAD(unsigned char, __vmx_on)
 VMENTER_U64_OVERLOAD(unsigned char, __vmx_vmclear)
 VMENTER_U64_OVERLOAD(unsigned char, __vmx_vmptrld)
@@ -305,15 +310,15 @@ static __inline__ unsigned char __vmx_vmread(size_t field, unsigned long long *v
     return __vmx_vmread(field, reinterpret_cast<size_t *>(value));
 }
 #else
-#define VMENTER_U64P(p)             _Generic((p), unsigned long *: (unsigned long long *)(p), default: (p))
-#define VMENTER_SIZEP(p)            _Generic((p), unsigned long long *: (size_t *)(p), default: (p))
-#define __vmx_on(p)                 (__vmx_on)(VMENTER_U64P(p))
-#define __vmx_vmclear(p)            (__vmx_vmclear)(VMENTER_U64P(p))
-#define __vmx_vmptrld(p)            (__vmx_vmptrld)(VMENTER_U64P(p))
-#define __vmx_vmptrst(p)            (__vmx_vmptrst)(VMENTER_U64P(p))
-#define __vmx_vmread(field, p)      (__vmx_vmread)(field, VMENTER_SIZEP(p))
-#define vmenter_rdrand64_step(p)    (vmenter_rdrand64_step)(VMENTER_U64P(p))
-#define vmenter_rdseed64_step(p)    (vmenter_rdseed64_step)(VMENTER_U64P(p))
+#define VMENTER_U64P(p)          _Generic((p), unsigned long * : (unsigned long long *)(p), default : (p))
+#define VMENTER_SIZEP(p)         _Generic((p), unsigned long long * : (size_t *)(p), default : (p))
+#define __vmx_on(p)              (__vmx_on)(VMENTER_U64P(p))
+#define __vmx_vmclear(p)         (__vmx_vmclear)(VMENTER_U64P(p))
+#define __vmx_vmptrld(p)         (__vmx_vmptrld)(VMENTER_U64P(p))
+#define __vmx_vmptrst(p)         (__vmx_vmptrst)(VMENTER_U64P(p))
+#define __vmx_vmread(field, p)   (__vmx_vmread)(field, VMENTER_SIZEP(p))
+#define vmenter_rdrand64_step(p) (vmenter_rdrand64_step)(VMENTER_U64P(p))
+#define vmenter_rdseed64_step(p) (vmenter_rdseed64_step)(VMENTER_U64P(p))
 #endif
 
 #include <vmenter/intrin_inline.h>

@@ -3,8 +3,8 @@
  * intrin_inline.h: the part of <vmenter/intrin.h> that needs no privilege and no logical processor: bits, interlocked
  * operations, strings, 128-bit arithmetic, barriers. The same hosted and native. Not to be included by itself.
  *
- * The interlocked operations and bit scans are macros over the type of the object that is pointed to: MSVC's `long` may be
- * declared as int or, on LP64, left as it stands in the source.
+ * The interlocked operations and bit scans are macros over the type of the object that is pointed to: MSVC's `long` may
+ * be declared as int or, on LP64, left as it stands in the source.
  */
 #ifndef VMENTER_INTRIN_INLINE_H
 #define VMENTER_INTRIN_INLINE_H
@@ -109,7 +109,10 @@ VMENTER_BIT_FAMILY(64, long long)
 #define __lzcnt(value)    vmenter_lzcnt(value)
 #define __lzcnt16(value)  vmenter_lzcnt16(value)
 #define __lzcnt64(value)  vmenter_lzcnt64(value)
-VMENTER_INLINE unsigned int vmenter_lzcnt(unsigned int v) { return v ? (unsigned)__builtin_clz(v) : 32; }
+VMENTER_INLINE unsigned int vmenter_lzcnt(unsigned int v)
+{
+    return v ? (unsigned)__builtin_clz(v) : 32;
+}
 VMENTER_INLINE unsigned short vmenter_lzcnt16(unsigned short v)
 {
     return v ? (unsigned short)(__builtin_clz(v) - 16) : 16;
@@ -166,9 +169,18 @@ VMENTER_ROTATE(vmenter_rotr64, 64, unsigned long long, 0)
 __extension__ typedef unsigned __int128 vmenter_u128;
 __extension__ typedef __int128 vmenter_i128;
 
-VMENTER_INLINE unsigned long long __ll_lshift(unsigned long long value, int n) { return value << (n & 63); }
-VMENTER_INLINE long long __ll_rshift(long long value, int n) { return value >> (n & 63); }
-VMENTER_INLINE unsigned long long __ull_rshift(unsigned long long value, int n) { return value >> (n & 63); }
+VMENTER_INLINE unsigned long long __ll_lshift(unsigned long long value, int n)
+{
+    return value << (n & 63);
+}
+VMENTER_INLINE long long __ll_rshift(long long value, int n)
+{
+    return value >> (n & 63);
+}
+VMENTER_INLINE unsigned long long __ull_rshift(unsigned long long value, int n)
+{
+    return value >> (n & 63);
+}
 VMENTER_INLINE unsigned long long __shiftleft128(unsigned long long low, unsigned long long high, unsigned char n)
 {
     return (unsigned long long)((((vmenter_u128)high << 64 | low) << (n & 63)) >> 64);
@@ -177,9 +189,18 @@ VMENTER_INLINE unsigned long long __shiftright128(unsigned long long low, unsign
 {
     return (unsigned long long)(((vmenter_u128)high << 64 | low) >> (n & 63));
 }
-VMENTER_INLINE long long __emul(int a, int b) { return (long long)a * b; }
-VMENTER_INLINE unsigned long long __emulu(unsigned int a, unsigned int b) { return (unsigned long long)a * b; }
-VMENTER_INLINE long long __mulh(long long a, long long b) { return (long long)((vmenter_i128)a * b >> 64); }
+VMENTER_INLINE long long __emul(int a, int b)
+{
+    return (long long)a * b;
+}
+VMENTER_INLINE unsigned long long __emulu(unsigned int a, unsigned int b)
+{
+    return (unsigned long long)a * b;
+}
+VMENTER_INLINE long long __mulh(long long a, long long b)
+{
+    return (long long)((vmenter_i128)a * b >> 64);
+}
 VMENTER_INLINE unsigned long long __umulh(unsigned long long a, unsigned long long b)
 {
     return (unsigned long long)((vmenter_u128)a * b >> 64);
@@ -226,13 +247,15 @@ VMENTER_INLINE unsigned long long vmenter_udiv128(unsigned long long high, unsig
 #define VMENTER_STRING(letter, type)                                                                                   \
     VMENTER_INLINE void __stos##letter(void *destination, type value, size_t count)                                    \
     {                                                                                                                  \
-        __asm__ __volatile__("rep stos" VMENTER_STRING_##letter : "+D"(destination), "+c"(count)                       \
+        __asm__ __volatile__("rep stos" VMENTER_STRING_##letter                                                        \
+                             : "+D"(destination), "+c"(count)                                                          \
                              : "a"(value)                                                                              \
                              : "memory");                                                                              \
     }                                                                                                                  \
     VMENTER_INLINE void vmenter_movs##letter(void *destination, const void *source, size_t count)                      \
     {                                                                                                                  \
-        __asm__ __volatile__("rep movs" VMENTER_STRING_##letter : "+D"(destination), "+S"(source), "+c"(count)         \
+        __asm__ __volatile__("rep movs" VMENTER_STRING_##letter                                                        \
+                             : "+D"(destination), "+S"(source), "+c"(count)                                            \
                              :                                                                                         \
                              : "memory");                                                                              \
     }
@@ -274,42 +297,41 @@ VMENTER_STRING(q, unsigned long long)
     __extension__({                                                                                                    \
         __typeof__(__atomic_load_n(p, __ATOMIC_RELAXED)) vmenter_old_ =                                                \
             (__typeof__(__atomic_load_n(p, __ATOMIC_RELAXED)))(comparand);                                             \
-        __atomic_compare_exchange_n(p, &vmenter_old_,                                                                  \
-                                    (__typeof__(__atomic_load_n(p, __ATOMIC_RELAXED)))(value), 0, VMENTER_SC,          \
-                                    VMENTER_SC);                                                                       \
+        __atomic_compare_exchange_n(p, &vmenter_old_, (__typeof__(__atomic_load_n(p, __ATOMIC_RELAXED)))(value), 0,    \
+                                    VMENTER_SC, VMENTER_SC);                                                           \
         vmenter_old_;                                                                                                  \
     })
 
-#define _InterlockedIncrement(p)      __atomic_add_fetch(p, 1, VMENTER_SC)
-#define _InterlockedIncrement16(p)    __atomic_add_fetch(p, 1, VMENTER_SC)
-#define _InterlockedIncrement64(p)    __atomic_add_fetch(p, 1, VMENTER_SC)
-#define _InterlockedDecrement(p)      __atomic_sub_fetch(p, 1, VMENTER_SC)
-#define _InterlockedDecrement16(p)    __atomic_sub_fetch(p, 1, VMENTER_SC)
-#define _InterlockedDecrement64(p)    __atomic_sub_fetch(p, 1, VMENTER_SC)
-#define _InterlockedExchange(p, v)    __atomic_exchange_n(p, v, VMENTER_SC)
-#define _InterlockedExchange8(p, v)   __atomic_exchange_n(p, v, VMENTER_SC)
-#define _InterlockedExchange16(p, v)  __atomic_exchange_n(p, v, VMENTER_SC)
-#define _InterlockedExchange64(p, v)  __atomic_exchange_n(p, v, VMENTER_SC)
-#define _InterlockedExchangePointer(p, v) __atomic_exchange_n(p, v, VMENTER_SC)
-#define _InterlockedExchangeAdd(p, v)   __atomic_fetch_add(p, v, VMENTER_SC)
-#define _InterlockedExchangeAdd8(p, v)  __atomic_fetch_add(p, v, VMENTER_SC)
-#define _InterlockedExchangeAdd16(p, v) __atomic_fetch_add(p, v, VMENTER_SC)
-#define _InterlockedExchangeAdd64(p, v) __atomic_fetch_add(p, v, VMENTER_SC)
-#define _InterlockedAnd(p, v)         __atomic_fetch_and(p, v, VMENTER_SC)
-#define _InterlockedAnd8(p, v)        __atomic_fetch_and(p, v, VMENTER_SC)
-#define _InterlockedAnd16(p, v)       __atomic_fetch_and(p, v, VMENTER_SC)
-#define _InterlockedAnd64(p, v)       __atomic_fetch_and(p, v, VMENTER_SC)
-#define _InterlockedAnd64_np(p, v)    __atomic_fetch_and(p, v, VMENTER_SC)
-#define _InterlockedOr(p, v)          __atomic_fetch_or(p, v, VMENTER_SC)
-#define _InterlockedOr8(p, v)         __atomic_fetch_or(p, v, VMENTER_SC)
-#define _InterlockedOr16(p, v)        __atomic_fetch_or(p, v, VMENTER_SC)
-#define _InterlockedOr64(p, v)        __atomic_fetch_or(p, v, VMENTER_SC)
-#define _InterlockedOr64_np(p, v)     __atomic_fetch_or(p, v, VMENTER_SC)
-#define _InterlockedXor(p, v)         __atomic_fetch_xor(p, v, VMENTER_SC)
-#define _InterlockedXor8(p, v)        __atomic_fetch_xor(p, v, VMENTER_SC)
-#define _InterlockedXor16(p, v)       __atomic_fetch_xor(p, v, VMENTER_SC)
-#define _InterlockedXor64(p, v)       __atomic_fetch_xor(p, v, VMENTER_SC)
-#define _InterlockedXor64_np(p, v)    __atomic_fetch_xor(p, v, VMENTER_SC)
+#define _InterlockedIncrement(p)                                __atomic_add_fetch(p, 1, VMENTER_SC)
+#define _InterlockedIncrement16(p)                              __atomic_add_fetch(p, 1, VMENTER_SC)
+#define _InterlockedIncrement64(p)                              __atomic_add_fetch(p, 1, VMENTER_SC)
+#define _InterlockedDecrement(p)                                __atomic_sub_fetch(p, 1, VMENTER_SC)
+#define _InterlockedDecrement16(p)                              __atomic_sub_fetch(p, 1, VMENTER_SC)
+#define _InterlockedDecrement64(p)                              __atomic_sub_fetch(p, 1, VMENTER_SC)
+#define _InterlockedExchange(p, v)                              __atomic_exchange_n(p, v, VMENTER_SC)
+#define _InterlockedExchange8(p, v)                             __atomic_exchange_n(p, v, VMENTER_SC)
+#define _InterlockedExchange16(p, v)                            __atomic_exchange_n(p, v, VMENTER_SC)
+#define _InterlockedExchange64(p, v)                            __atomic_exchange_n(p, v, VMENTER_SC)
+#define _InterlockedExchangePointer(p, v)                       __atomic_exchange_n(p, v, VMENTER_SC)
+#define _InterlockedExchangeAdd(p, v)                           __atomic_fetch_add(p, v, VMENTER_SC)
+#define _InterlockedExchangeAdd8(p, v)                          __atomic_fetch_add(p, v, VMENTER_SC)
+#define _InterlockedExchangeAdd16(p, v)                         __atomic_fetch_add(p, v, VMENTER_SC)
+#define _InterlockedExchangeAdd64(p, v)                         __atomic_fetch_add(p, v, VMENTER_SC)
+#define _InterlockedAnd(p, v)                                   __atomic_fetch_and(p, v, VMENTER_SC)
+#define _InterlockedAnd8(p, v)                                  __atomic_fetch_and(p, v, VMENTER_SC)
+#define _InterlockedAnd16(p, v)                                 __atomic_fetch_and(p, v, VMENTER_SC)
+#define _InterlockedAnd64(p, v)                                 __atomic_fetch_and(p, v, VMENTER_SC)
+#define _InterlockedAnd64_np(p, v)                              __atomic_fetch_and(p, v, VMENTER_SC)
+#define _InterlockedOr(p, v)                                    __atomic_fetch_or(p, v, VMENTER_SC)
+#define _InterlockedOr8(p, v)                                   __atomic_fetch_or(p, v, VMENTER_SC)
+#define _InterlockedOr16(p, v)                                  __atomic_fetch_or(p, v, VMENTER_SC)
+#define _InterlockedOr64(p, v)                                  __atomic_fetch_or(p, v, VMENTER_SC)
+#define _InterlockedOr64_np(p, v)                               __atomic_fetch_or(p, v, VMENTER_SC)
+#define _InterlockedXor(p, v)                                   __atomic_fetch_xor(p, v, VMENTER_SC)
+#define _InterlockedXor8(p, v)                                  __atomic_fetch_xor(p, v, VMENTER_SC)
+#define _InterlockedXor16(p, v)                                 __atomic_fetch_xor(p, v, VMENTER_SC)
+#define _InterlockedXor64(p, v)                                 __atomic_fetch_xor(p, v, VMENTER_SC)
+#define _InterlockedXor64_np(p, v)                              __atomic_fetch_xor(p, v, VMENTER_SC)
 #define _InterlockedCompareExchange(p, value, comparand)        VMENTER_CMPXCHG(p, value, comparand)
 #define _InterlockedCompareExchange8(p, value, comparand)       VMENTER_CMPXCHG(p, value, comparand)
 #define _InterlockedCompareExchange16(p, value, comparand)      VMENTER_CMPXCHG(p, value, comparand)

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * native.h: the intrinsics of <vmenter/intrin.h> as instructions of an x86-64 processor (GNU assembler syntax, GCC and Clang).
+ * native.h: the intrinsics of <vmenter/intrin.h> as instructions of an x86-64 processor (GNU assembler syntax, GCC and
+ * Clang).
  *
- * Invariants: one instruction each (port strings: one with REP); flags that carry the outcome are outputs of the asm statement,
- * not read back from RFLAGS later; memory operands have the width that the instruction accesses; everything that orders
- * or touches memory clobbers "memory"; nothing is stored below RSP, where the red zone may be. Two exceptions, each said at its
- * place: reading and writing RFLAGS, which only PUSHF and POPF can, and VMRUN, which leaves no register but RSP to find the
- * frame with.
+ * Invariants: one instruction each (port strings: one with REP); flags that carry the outcome are outputs of the asm
+ * statement, not read back from RFLAGS later; memory operands have the width that the instruction accesses; everything
+ * that orders or touches memory clobbers "memory"; nothing is stored below RSP, where the red zone may be. Two
+ * exceptions, each said at its place: reading and writing RFLAGS, which only PUSHF and POPF can, and VMRUN, which
+ * leaves no register but RSP to find the frame with.
  *
  * VMENTER_NATIVE_NAME(name) names the functions: the intrinsics' own names by default. The hosted library includes this
  * file a second way, with a prefix.
@@ -49,7 +50,10 @@ VMENTER_VMX_POINTER(__vmx_vmclear, "vmclear")
 VMENTER_VMX_POINTER(__vmx_vmptrld, "vmptrld")
 #undef VMENTER_VMX_POINTER
 
-VMENTER_N(void, __vmx_off)(void) { __asm__ __volatile__("vmxoff" ::: "cc", "memory"); }
+VMENTER_N(void, __vmx_off)(void)
+{
+    __asm__ __volatile__("vmxoff" ::: "cc", "memory");
+}
 VMENTER_N(void, __vmx_vmptrst)(unsigned long long *pa)
 {
     __asm__ __volatile__("vmptrst %0" : "=m"(*pa) : : "cc", "memory");
@@ -136,15 +140,30 @@ VMENTER_N(void, __svm_vmrun)(size_t vmcb_pa)
                          : "rbx", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
                            "cc", "memory");
 }
-VMENTER_N(void, __svm_vmload)(size_t vmcb_pa) { __asm__ __volatile__("vmload %%rax" : : "a"(vmcb_pa) : "memory"); }
-VMENTER_N(void, __svm_vmsave)(size_t vmcb_pa) { __asm__ __volatile__("vmsave %%rax" : : "a"(vmcb_pa) : "memory"); }
-VMENTER_N(void, __svm_clgi)(void) { __asm__ __volatile__("clgi" ::: "memory"); }
-VMENTER_N(void, __svm_stgi)(void) { __asm__ __volatile__("stgi" ::: "memory"); }
+VMENTER_N(void, __svm_vmload)(size_t vmcb_pa)
+{
+    __asm__ __volatile__("vmload %%rax" : : "a"(vmcb_pa) : "memory");
+}
+VMENTER_N(void, __svm_vmsave)(size_t vmcb_pa)
+{
+    __asm__ __volatile__("vmsave %%rax" : : "a"(vmcb_pa) : "memory");
+}
+VMENTER_N(void, __svm_clgi)(void)
+{
+    __asm__ __volatile__("clgi" ::: "memory");
+}
+VMENTER_N(void, __svm_stgi)(void)
+{
+    __asm__ __volatile__("stgi" ::: "memory");
+}
 VMENTER_N(void, __svm_invlpga)(void *la, int asid)
 {
     __asm__ __volatile__("invlpga %%rax, %%ecx" : : "a"(la), "c"(asid) : "memory");
 }
-VMENTER_N(void, __svm_skinit)(int slb_pa) { __asm__ __volatile__("skinit %%eax" : : "a"(slb_pa) : "memory"); }
+VMENTER_N(void, __svm_skinit)(int slb_pa)
+{
+    __asm__ __volatile__("skinit %%eax" : : "a"(slb_pa) : "memory");
+}
 VMENTER_N(void, __svm_vmmcall)(struct vmenter_regs *regs)
 {
     uint64_t rax = regs->rax, rcx = regs->rcx, rdx = regs->rdx, rbx = regs->rbx, rsi = regs->rsi, rdi = regs->rdi;
@@ -219,17 +238,32 @@ VMENTER_N(void, __writedr)(unsigned int n, unsigned long long value)
     }
 }
 /* PUSHF and POPF write the stack; the compiler's builtins keep them off the red zone. */
-VMENTER_N(unsigned long long, __readeflags)(void) { return __builtin_ia32_readeflags_u64(); }
+VMENTER_N(unsigned long long, __readeflags)(void)
+{
+    return __builtin_ia32_readeflags_u64();
+}
 VMENTER_N(void, __writeeflags)(unsigned long long value)
 {
     __asm__ __volatile__("" ::: "memory");
     __builtin_ia32_writeeflags_u64(value);
     __asm__ __volatile__("" ::: "cc", "memory");
 }
-VMENTER_N(unsigned int, __getcallerseflags)(void) { return (unsigned int)__builtin_ia32_readeflags_u64(); }
-VMENTER_N(void, _disable)(void) { __asm__ __volatile__("cli" ::: "cc", "memory"); }
-VMENTER_N(void, _enable)(void) { __asm__ __volatile__("sti" ::: "cc", "memory"); }
-VMENTER_N(void, __halt)(void) { __asm__ __volatile__("hlt" ::: "memory"); }
+VMENTER_N(unsigned int, __getcallerseflags)(void)
+{
+    return (unsigned int)__builtin_ia32_readeflags_u64();
+}
+VMENTER_N(void, _disable)(void)
+{
+    __asm__ __volatile__("cli" ::: "cc", "memory");
+}
+VMENTER_N(void, _enable)(void)
+{
+    __asm__ __volatile__("sti" ::: "cc", "memory");
+}
+VMENTER_N(void, __halt)(void)
+{
+    __asm__ __volatile__("hlt" ::: "memory");
+}
 VMENTER_N(unsigned long long, _xgetbv)(unsigned int xcr)
 {
     uint32_t low, high;
@@ -240,8 +274,14 @@ VMENTER_N(void, _xsetbv)(unsigned int xcr, unsigned long long value)
 {
     __asm__ __volatile__("xsetbv" : : "c"(xcr), "a"((uint32_t)value), "d"((uint32_t)(value >> 32)) : "memory");
 }
-VMENTER_N(void, _clac)(void) { __asm__ __volatile__("clac" ::: "cc", "memory"); }
-VMENTER_N(void, _stac)(void) { __asm__ __volatile__("stac" ::: "cc", "memory"); }
+VMENTER_N(void, _clac)(void)
+{
+    __asm__ __volatile__("clac" ::: "cc", "memory");
+}
+VMENTER_N(void, _stac)(void)
+{
+    __asm__ __volatile__("stac" ::: "cc", "memory");
+}
 
 /* --- identification, time, counters ------------------------------------------------------------------------------- */
 VMENTER_N(void, __cpuidex)(int info[4], int leaf, int subleaf)
@@ -282,7 +322,7 @@ VMENTER_N(unsigned long long, __readpmc)(vmenter_msvc_ulong counter)
     return (unsigned long long)high << 32 | low;
 }
 #define VMENTER_RANDOM(name, mnemonic, type)                                                                           \
-    VMENTER_N(int, name)(type *value)                                                                                  \
+    VMENTER_N(int, name)(type * value)                                                                                 \
     {                                                                                                                  \
         type v;                                                                                                        \
         unsigned char ok;                                                                                              \
@@ -356,7 +396,10 @@ VMENTER_LOAD_SELECTOR(_writegs, "mov ", ", %%gs")
 VMENTER_LOAD_SELECTOR(_writess, "mov ", ", %%ss")
 #undef VMENTER_STORE_SELECTOR
 #undef VMENTER_LOAD_SELECTOR
-VMENTER_N(void, _swapgs)(void) { __asm__ __volatile__("swapgs" ::: "memory"); }
+VMENTER_N(void, _swapgs)(void)
+{
+    __asm__ __volatile__("swapgs" ::: "memory");
+}
 
 #define VMENTER_SEGMENT_BASE(read, write, mnemonic, type)                                                              \
     VMENTER_N(type, read)(void)                                                                                        \
@@ -365,7 +408,10 @@ VMENTER_N(void, _swapgs)(void) { __asm__ __volatile__("swapgs" ::: "memory"); }
         __asm__ __volatile__("rd" mnemonic " %0" : "=r"(v) : : "memory");                                              \
         return v;                                                                                                      \
     }                                                                                                                  \
-    VMENTER_N(void, write)(type base) { __asm__ __volatile__("wr" mnemonic " %0" : : "r"(base) : "memory"); }
+    VMENTER_N(void, write)(type base)                                                                                  \
+    {                                                                                                                  \
+        __asm__ __volatile__("wr" mnemonic " %0" : : "r"(base) : "memory");                                            \
+    }
 VMENTER_SEGMENT_BASE(_readfsbase_u32, _writefsbase_u32, "fsbase", unsigned int)
 VMENTER_SEGMENT_BASE(_readfsbase_u64, _writefsbase_u64, "fsbase", unsigned long long)
 VMENTER_SEGMENT_BASE(_readgsbase_u32, _writegsbase_u32, "gsbase", unsigned int)
@@ -411,15 +457,18 @@ VMENTER_SEG_ACCESSES(VMENTER_SEG_NATIVE)
 #undef VMENTER_SEG_NATIVE
 
 /* --- caches and translations -------------------------------------------------------------------------------------- */
-VMENTER_N(void, __invlpg)(void *la) { __asm__ __volatile__("invlpg (%0)" : : "r"(la) : "memory"); }
+VMENTER_N(void, __invlpg)(void *la)
+{
+    __asm__ __volatile__("invlpg (%0)" : : "r"(la) : "memory");
+}
 VMENTER_N(void, _invpcid)(unsigned int type, void *descriptor)
 {
-    __asm__ __volatile__("invpcid %0, %1"
-                         :
-                         : "m"(*(struct vmenter_bytes16 *)descriptor), "r"((size_t)type)
-                         : "memory");
+    __asm__ __volatile__("invpcid %0, %1" : : "m"(*(struct vmenter_bytes16 *)descriptor), "r"((size_t)type) : "memory");
 }
-VMENTER_N(void, __wbinvd)(void) { __asm__ __volatile__("wbinvd" ::: "memory"); }
+VMENTER_N(void, __wbinvd)(void)
+{
+    __asm__ __volatile__("wbinvd" ::: "memory");
+}
 
 /* --- port I/O ----------------------------------------------------------------------------------------------------- */
 #define VMENTER_PORT(in, out, ins, outs, letter, modifier, type)                                                       \
@@ -449,8 +498,14 @@ VMENTER_PORT(__indword, __outdword, __indwordstring, __outdwordstring, "l", "k",
 #undef VMENTER_PORT
 
 /* --- deliberate exceptions ---------------------------------------------------------------------------------------- */
-VMENTER_N(void, __ud2)(void) { __asm__ __volatile__("ud2" ::: "memory"); }
-VMENTER_N(void, __int2c)(void) { __asm__ __volatile__("int $0x2c" ::: "memory"); }
+VMENTER_N(void, __ud2)(void)
+{
+    __asm__ __volatile__("ud2" ::: "memory");
+}
+VMENTER_N(void, __int2c)(void)
+{
+    __asm__ __volatile__("int $0x2c" ::: "memory");
+}
 VMENTER_N(void, __fastfail)(unsigned int code)
 {
     __asm__ __volatile__("int $0x29" : : "c"(code) : "memory");

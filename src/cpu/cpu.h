@@ -11,6 +11,7 @@
 #ifndef CPU_CPU_H
 #define CPU_CPU_H
 
+#include "src/arch/probe.h"
 #include "src/base/base.h"
 #include "src/mem/mem.h"
 #include "src/mmu/mmu.h"
@@ -353,10 +354,6 @@ struct cpu {
     } stats;
     void (*trace)(struct cpu *c, const char *what, uint64_t a, uint64_t b); /* null when off */
 };
-
-/* The probe NOP, `nopl 0x746e6d76(%rax)` in this very encoding and no other, in 64-bit mode: a NOP, except that with c->identity
- * it sets CF. Code that the process runs natively and as a guest finds out with it where it is (src/hosted). */
-#define CPU_PROBE_NOP_BYTES 0x0f, 0x1f, 0x80, 0x76, 0x6d, 0x6e, 0x74
 
 /* --- life ------------------------------------------------------------------------------------------------------ */
 struct cpu *cpu_create(struct mem *mem, const struct model *model, unsigned index); /* NULL: no memory; state as after reset */
