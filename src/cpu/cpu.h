@@ -346,6 +346,7 @@ struct cpu {
     bool real_clock;
     uint64_t tsc_hz, tsc_base; /* virtual: TSC = tsc_base + icount; real: tsc_base + scaled host time */
     uint64_t real_start;
+    uint64_t random;           /* RDRAND, RDSEED on the virtual clock: state of the generator */
     unsigned index;            /* number in the machine; initial APIC id */
     void *machine;
     uint64_t last_entry_icount;

@@ -98,6 +98,9 @@ op_fn op_leave_block; /* leaves the block before this operation */
 /* MOV to and from control and debug registers share a mnemonic with the MOV of ops_int.c; ops_sys.c has them. r0, r1: as for every MOV. */
 op_fn op_mov_to_cr, op_mov_from_cr, op_mov_to_dr, op_mov_from_dr;
 
+/* MOVSD and CMPSD with vector registers: ops_sse*.c. */
+op_select sel_MOVSD_sse, sel_CMPSD_sse;
+
 /* Every handler and select function of the tables has a prototype here. */
 #define FN(f)                    op_fn f;
 #define SEL(f)                   op_select f;

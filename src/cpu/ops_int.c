@@ -410,7 +410,7 @@ UNARY(not )
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     /* The accumulator is written only when they differ, the destination only when they do not: a 32-bit register that \
-     * is not written keeps its upper half. */                                                                                              \
+     * is not written keeps its upper half. */                                                                         \
     static void cmpxchg_rr##S(struct cpu *c, const struct op *o)                                                       \
     {                                                                                                                  \
         U(S) acc = R(S, 8 * GPR_RAX), dest = R(S, o->r0);                                                              \

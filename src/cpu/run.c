@@ -6,14 +6,12 @@
  * block; what has to happen then is cpu_service()'s affair. While the processor is halted, cpu_service() returns true
  * or sets `stop`.
  *
- * One instruction at a time (blocks of BLOCK_STEP): while ATT_STEP or ATT_SHADOW stand, near the end of the budget,
- * where a block would run over the code segment's limit, and in cpu_step().
+ * One instruction (or one iteration of a repeated one) at a time, in blocks of BLOCK_STEP: while ATT_STEP or ATT_SHADOW
+ * stand, near the end of the budget, where a block would run over the code segment's limit, and in cpu_step().
  */
 #include "src/cpu/code.h"
 
 #include <stdlib.h>
-
-#define DR6_BS BIT(14)
 
 struct cpu *cpu_create(struct mem *mem, const struct model *model, unsigned index)
 {
@@ -99,34 +97,18 @@ static void exception(struct cpu *c)
     c->icount++;
 }
 
-/* One instruction. RF and the trap flag: SDM volume 3B, "Single-Step Exception Condition", "Instruction-Breakpoint
- * Exception Condition"; RF is set again in the image of a fault by its delivery. */
 static void run_one(struct cpu *c, bool hold)
 {
-    const struct guest_ops *guest = c->guest;
-    bool trap = c->rflags_rest & FLAG_TF, resume = c->rflags_rest & FLAG_RF;
-    if (unlikely(resume))
-        c->rflags_rest &= ~(uint32_t)FLAG_RF;
-    uint64_t before = c->icount;
     struct block *b = code_find(c, true);
     if (likely(b))
         run_block(c, b);
     if (unlikely(c->exc.valid)) {
-        if (resume)
-            c->rflags_rest |= FLAG_RF;
         if (hold)
             cpu_sync(c);
         else
             exception(c);
-        return;
     }
     c->cur = NULL;
-    /* An instruction that cleared TF by entering a handler (INT n, SYSCALL) traps no more. */
-    if (trap && c->rflags_rest & FLAG_TF && c->guest == guest && b &&
-        (c->icount != before || c->rip == c->gpr[GPR_BLOCK])) {
-        c->pending_dbg |= DR6_BS;
-        cpu_attend(c, ATT_TRAP);
-    }
 }
 
 INLINE uint32_t attention(const struct cpu *c)
