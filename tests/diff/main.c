@@ -408,7 +408,7 @@ int main(int argc, char **argv)
             continue;
         printf("%-10s %8llu cases, %6llu left out, %6llu differ, %5.1f us each", r.bytes ? "(bytes)" : name, ULL(r.ran),
                ULL(r.left_out), ULL(r.failed), r.ran ? s * 1e6 / (double)r.ran : 0);
-        for (unsigned i = 0; i < r.fail_names_n; i++)
+        for (unsigned i = 0; i < r.fail_names_n && i < 40; i++)
             printf("%s%s:%llu", i ? " " : " [", r.fail_names[i].name, ULL(r.fail_names[i].n));
         printf("%s\n", r.fail_names_n ? "]" : "");
         total += r.ran, failed += r.failed;

@@ -36,7 +36,7 @@ enum { ALT_STACK = 1 << 20 };
 
 static void *map_fixed(uint64_t la, size_t len, int prot, int fd, off_t off)
 {
-    void *p = mmap((void *)la, len, prot, MAP_SHARED | MAP_FIXED_NOREPLACE, fd, off);
+    void *p = mmap((void *)la, len, prot, MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, off);
     return p == (void *)la ? p : NULL;
 }
 
@@ -46,7 +46,7 @@ static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG
 void diff_native_signal(int sig, siginfo_t *info, void *uctx);
 /* The kernel leaves AC (and DF is cleared by it) as the interrupted code had it: clear AC before compiled code runs. */
 __asm__(".text\n.globl diff_native_entry\n.hidden diff_native_entry\ndiff_native_entry:\n"
-        "    pushfq\n    andq $~0x40400, (%rsp)\n    popfq\n    jmp diff_native_signal\n");
+        "    pushfq\n    andq $~0x244400, (%rsp)\n    popfq\n    jmp diff_native_signal\n");
 void diff_native_entry(int sig, siginfo_t *info, void *uctx);
 
 static uint16_t mode_of_cs(uint16_t cs)
