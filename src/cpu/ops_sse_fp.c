@@ -246,7 +246,8 @@ HORIZONTAL_FP(HSUBPS, HSUBPD, sub)
 
 /* --- SSE4.1: dot products: products where imm[7:4] says so, else +0; a fixed order of additions; stored where imm[3:0]
  * says so ------- */
-/* The order of the additions is that of SDM volume 2, "DPPS", operation. */
+/* Each element of the result has additions of its own, and their operands' order decides which NaN comes through: as on silicon,
+ * element i of the first sum is t[i ^ 1] + t[i], of the second s[i] + s[i ^ 2]. */
 INLINE v128 lanes_d(v128 a, unsigned mask)
 {
     union lanes p = {a}, r = {{0}};
@@ -262,15 +263,15 @@ INLINE v128 lanes_q(v128 a, unsigned mask)
 FP_FN(DPPS)
 {
     u32x4 t = (u32x4)mulps4(run, lanes_d(a, imm >> 4 & 15), lanes_d(b, imm >> 4 & 15));
-    u32x4 s = (u32x4)addps4(run, (v128)(u32x4){t[0], t[2], 0, 0}, (v128)(u32x4){t[1], t[3], 0, 0});
-    s = (u32x4)addps4(run, (v128)(u32x4){s[0], 0, 0, 0}, (v128)(u32x4){s[1], 0, 0, 0});
-    return lanes_d((v128)(u32x4){s[0], s[0], s[0], s[0]}, imm & 15);
+    u32x4 s = (u32x4)addps4(run, (v128)(u32x4){t[1], t[0], t[3], t[2]}, (v128)t);
+    s = (u32x4)addps4(run, (v128)s, (v128)(u32x4){s[2], s[3], s[0], s[1]});
+    return lanes_d((v128)s, imm & 15);
 }
 FP_FN(DPPD)
 {
     v128 t = mulpd2(run, lanes_q(a, imm >> 4 & 3), lanes_q(b, imm >> 4 & 3));
-    t = addpd2(run, (v128){t[0], 0}, (v128){t[1], 0});
-    return lanes_q((v128){t[0], t[0]}, imm & 3);
+    t = addpd2(run, t, (v128){t[1], t[0]});
+    return lanes_q(t, imm & 3);
 }
 #define FP_IMM(mn, feature, load, tiny)                                                                                \
     FP_HANDLER(mn, mn, load, tiny, (uint8_t)o->imm)                                                                    \

@@ -226,7 +226,7 @@ ARITH_MEMS(divr)
         if (unlikely(empty(c, 0))) {                                                                                   \
             if (im(c))                                                                                                 \
                 st_set(c, 0, &indefinite);                                                                             \
-            done(c, o, UNDERFLOW, 0);                                                                                  \
+            done(c, o, UNDERFLOW, (cc)&X87_C2);                                                                        \
             return true;                                                                                               \
         }                                                                                                              \
         COMPUTE(c, sw, f, st(c, 0), &r);                                                                               \
@@ -259,7 +259,7 @@ UNARY(fchs, chs, 0)
                     pop(c);                                                                                            \
                 st_set(c, 0, &indefinite);                                                                             \
             }                                                                                                          \
-            done(c, o, UNDERFLOW, 0);                                                                                  \
+            done(c, o, UNDERFLOW, (cc)&X87_C2);                                                                        \
             return true;                                                                                               \
         }                                                                                                              \
         COMPUTE(c, sw, f, st(c, 0), st(c, 1), &r);                                                                     \
@@ -268,7 +268,10 @@ UNARY(fchs, chs, 0)
                 pop(c);                                                                                                \
             st_set(c, 0, &r);                                                                                          \
         }                                                                                                              \
-        done(c, o, sw &(X87_C1 | (cc) | 0x3f), cc);                                                                    \
+        if (sw & X87_IE) /* C2 and C1 alone are defined, as 0 */                                                       \
+            done(c, o, sw & 0x3f, (cc)&X87_C2);                                                                        \
+        else                                                                                                           \
+            done(c, o, sw &(X87_C1 | (cc) | 0x3f), cc);                                                                \
         return true;                                                                                                   \
     }
 BINARY01(fprem, prem, X87_C0 | X87_C2 | X87_C3, false)
@@ -293,7 +296,7 @@ BINARY01(fpatan, patan, 0, true)
                 st_set(c, 0, &indefinite);                                                                             \
                 push(c, &indefinite);                                                                                  \
             }                                                                                                          \
-            done(c, o, fault, 0);                                                                                      \
+            done(c, o, fault, (cc)&X87_C2);                                                                            \
             return true;                                                                                               \
         }                                                                                                              \
         COMPUTE(c, sw, f, st(c, 0), &r0, &r1);                                                                         \
@@ -418,7 +421,7 @@ COMPARE_FLAGS(fucomip, ucom, 1)
             f80 v = *st(c, o->r1);                                                                                     \
             st_set(c, 0, &v);                                                                                          \
         }                                                                                                              \
-        done(c, o, 0, 0);                                                                                              \
+        note(c, o, false);                                                                                             \
         return true;                                                                                                   \
     }
 FCMOV(fcmovb, 2)
@@ -490,7 +493,7 @@ HANDLER(fld_st)
     f80 v = indefinite;
     if (!x87_ok(c, o))
         return false;
-    if (!empty(c, 7))
+    if (!empty(c, 7) && !empty(c, o->r1)) /* underflow comes first */
         return push_overflow(c, o);
     if (!empty(c, o->r1)) {
         v = *st(c, o->r1);
@@ -610,7 +613,7 @@ HANDLER(fstp_st)
     store_st(c, o, true);
     return true;
 }
-/* D9 D8: as FSTP ST(i), but an empty ST(0) is no fault. */
+/* D9 D8: as FSTP ST(i), but an empty ST(0) is no fault: it is popped and nothing stored. */
 HANDLER(fstpnce)
 {
     if (!x87_ok(c, o))
@@ -618,8 +621,6 @@ HANDLER(fstpnce)
     if (!empty(c, 0)) {
         f80 v = *st(c, 0);
         st_set(c, o->r1, &v);
-    } else {
-        st_set(c, o->r1, &indefinite);
     }
     done(c, o, 0, 0);
     pop(c);

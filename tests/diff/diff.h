@@ -76,15 +76,15 @@ struct dcase {
     unsigned len;         /* bytes given */
     unsigned code_offset; /* where in the code pages */
     bool step;            /* TF */
-    uint16_t undef_st;    /* unused bits kept for masks */
-    /* masks of what is compared, filled by the generator */
+    /* What is compared; filled by the generator. */
     uint64_t flags_mask;
     uint16_t fsw_mask;
-    bool skip_fptrs; /* FOP, FIP, FDP are not compared */
-    uint16_t gpr_skip;
-    /* up to two places in the data pages that the generator filled */
+    /* An access of several parts that faults: which part is tried first, whether others were done, and whether #AC or #GP tells of a
+     * misaligned image is the implementation's choice. Any of #SS, #GP, #PF, #AC will do then; memory is not compared. */
+    bool loose_fault;
+    bool loose_memory; /* a near CALL that faults may have written its return address */
+    bool mmx;          /* a faulting MMX instruction may or may not have set TOP to 0 and the tags to valid */
     const char *name;
-    char text[128];
 };
 
 /* --- native.c: the bare processor ----------------------------------------------------------------------------------

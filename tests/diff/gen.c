@@ -910,7 +910,6 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
     c->step = true;
     if (!ok) {
         c->name = "(invalid)";
-        snprintf(c->text, sizeof c->text, "(the decoder rejects it)");
     } else {
         c->len = x.i.length;
         c->name = ZydisMnemonicGetString(x.i.mnemonic);
@@ -931,6 +930,14 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
             if (!one_in(r, 32))
                 set_low(&c->in.gpr[1], mode == MODE64 && x.i.address_width == 64 ? 64 : x.i.address_width, n);
         }
+        for (unsigned k = 0; k < x.i.operand_count; k++) {
+            if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN && x.op[k].size > 128)
+                c->loose_fault = true;
+            if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
+                c->mmx = true;
+        }
+        c->loose_fault |= x.i.mnemonic == ZYDIS_MNEMONIC_ENTER;
+        c->loose_memory = x.i.meta.category == ZYDIS_CATEGORY_CALL;
         uint64_t first = 0;
         bool branch = x.i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
         for (int pass = 0; pass < 2; pass++) /* hidden operands first: a visible one may share a register with them */
@@ -997,8 +1004,6 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
             c->step = is_rep(&x) ? one_in(r, 4) : one_in(r, 2);
         if (skip_reason(&x))
             c->name = NULL;
-        ZydisFormatter fmt;
-        (void)fmt;
     }
     if (c->step)
         c->in.rflags |= FL_TF;
