@@ -186,7 +186,7 @@ static bool on_exception(struct cpu *c, const struct cpu_event *ev)
     switch (ev->vector) {
     case EXC_PF: svm_exit_bytes(c, code, info1, ev->payload); return true;
     case EXC_DB:
-        c->dr[6] |= ev->payload;
+        c->dr[6] = (c->dr[6] & ~15ull) | ev->payload;
         c->dr[7] &= ~BIT(13); /* GD */
         break;
     case EXC_BP:
@@ -233,11 +233,6 @@ static bool on_second_fault(struct cpu *c, const struct mmu_fault *f, la_t la, u
 
 /* --- interrupts --------------------------------------------------------------------------------------------------- */
 
-static bool in_shadow(const struct cpu *c)
-{
-    return c->shadow_sti || c->shadow_movss;
-}
-
 static bool virtual_gif(const struct svm_cpu *s)
 {
     return !(s->vgif && (s->vintr & VMCB_VINTR_GIF_ENABLE)) || (s->vintr & VMCB_VINTR_GIF);
@@ -268,14 +263,14 @@ static bool on_events(struct cpu *c)
     struct svm_cpu *s = c->svm;
     if (!c->gif)
         return false;
-    if (virtual_nmi(s) && !in_shadow(c)) {
+    if (virtual_nmi(s) && !svm_in_shadow(c)) {
         s->vintr = (s->vintr & ~VMCB_VINTR_NMI) | VMCB_VINTR_NMI_MASK;
         struct cpu_event ev = {.valid = true, .vector = EXC_NMI, .type = EVENT_NMI};
         c->activity = ACTIVITY_ACTIVE;
         cpu_deliver(c, &ev);
         return true;
     }
-    if (virtual_interrupt(s) && (c->rflags_rest & FLAG_IF) && !in_shadow(c)) {
+    if (virtual_interrupt(s) && (c->rflags_rest & FLAG_IF) && !svm_in_shadow(c)) {
         c->activity = ACTIVITY_ACTIVE;
         if (svm_intercepts(s, SVM_EXIT_VINTR)) {
             svm_exit(c, SVM_EXIT_VINTR, 0, 0);
@@ -297,7 +292,7 @@ static bool on_intr_allowed(struct cpu *c)
         return false;
     if (s->vintr & VMCB_VINTR_MASKING)
         return s->host.rflags & FLAG_IF;
-    return (c->rflags_rest & FLAG_IF) && !in_shadow(c);
+    return (c->rflags_rest & FLAG_IF) && !svm_in_shadow(c);
 }
 
 /* Interrupts that exit stay pending: the host takes them when GIF is set again. */
@@ -311,7 +306,7 @@ static bool on_interrupt(struct cpu *c)
 
 static bool on_nmi(struct cpu *c)
 {
-    if (!svm_intercepts(c->svm, SVM_EXIT_NMI))
+    if (c->nmi_blocked || !svm_intercepts(c->svm, SVM_EXIT_NMI))
         return false;
     c->nmi_pending = true;
     svm_exit(c, SVM_EXIT_NMI, 0, 0);
@@ -329,10 +324,12 @@ static bool on_smi(struct cpu *c)
 
 static bool on_init(struct cpu *c)
 {
-    if (!svm_intercepts(c->svm, SVM_EXIT_INIT))
-        return false;
-    c->init_pending = true;
-    svm_exit(c, SVM_EXIT_INIT, 0, 0);
+    if (svm_intercepts(c->svm, SVM_EXIT_INIT)) {
+        c->init_pending = true;
+        svm_exit(c, SVM_EXIT_INIT, 0, 0);
+    } else {
+        cpu_reset(c, true);
+    }
     return true;
 }
 

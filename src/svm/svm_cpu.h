@@ -72,6 +72,12 @@ INLINE bool svm_intercepts(const struct svm_cpu *s, unsigned code)
     return s->intercepts[code / 8] >> code % 8 & 1;
 }
 
+/* The interrupt shadow of STI, MOV SS or the VMCB covers the instruction at c->rip. */
+INLINE bool svm_in_shadow(const struct cpu *c)
+{
+    return (c->shadow_sti || c->shadow_movss) && c->shadow_at == c->icount;
+}
+
 extern const struct guest_ops svm_guest_ops;
 
 /* VMRUN once its faults and its intercept are settled; v is pa's page, writable. */

@@ -519,7 +519,7 @@ static void leave(struct cpu *c, struct svm_cpu *s, uint64_t code, uint64_t info
         c->trace(c, "#VMEXIT", code, c->rip);
     save_guest(c, s);
     s->vmcb->control.vintr = (k->vintr & ~VINTR_SAVED) | (s->vintr & VINTR_SAVED);
-    k->interrupt_shadow = c->shadow_sti || c->shadow_movss ? VMCB_INTERRUPT_SHADOW : 0;
+    k->interrupt_shadow = svm_in_shadow(c) ? VMCB_INTERRUPT_SHADOW : 0;
     k->exitcode = code;
     k->exitinfo1 = info1;
     k->exitinfo2 = info2;

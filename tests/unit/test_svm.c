@@ -1172,9 +1172,9 @@ static void test_refused(void **state)
     assert_null(strstr(text, "CR3"));
     /* A PAE guest with shadow paging and a bad PDPTE. */
     guest(&b, PAE, false);
-    words(&b, G_PDPT_PAE)[2] = 0x1001 | BIT(8);
+    words(&b, G_PDPT_PAE)[2] = 0x1001 | BIT(9);
     CODE_BYTES(&b, "\x0f\x01\xd9");
-    expect(&b, SVM_EXIT_VMMCALL); /* bits 11:9 and 8.. see "Legacy PAE": 8 is not MBZ there */
+    expect(&b, SVM_EXIT_VMMCALL); /* bits 11:9 are software's */
     words(&b, G_PDPT_PAE)[2] = 0x1001 | BIT(63);
     b.v->save.rip = CODE;
     expect(&b, (uint64_t)SVM_EXIT_INVALID);
