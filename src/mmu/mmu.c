@@ -359,9 +359,12 @@ again:;
 static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access,
                                     bool table_access, bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
 {
+    /* "Guest Mode Execute Trap Extension": a guest supervisor's accesses are a supervisor's, with SMEP in force. */
+    unsigned user = s->npt_gmet && !table_access ? access & MMU_USER : MMU_USER;
     struct mmu_regs r = {.cr0 = s->npt_cr0 | R_CR0_PG | R_CR0_WP,
                          .cr3 = s->root,
-                         .cr4 = s->npt_cr4 & ~(R_CR4_PKE | R_CR4_SMEP | R_CR4_SMAP | R_CR4_PKS | R_CR4_PGE),
+                         .cr4 = (s->npt_cr4 & ~(R_CR4_PKE | R_CR4_SMEP | R_CR4_SMAP | R_CR4_PKS | R_CR4_PGE)) |
+                                (s->npt_gmet ? R_CR4_SMEP : 0),
                          .efer = s->npt_efer,
                          .pdpte_in_memory = true,
                          .maxphyaddr = s->maxphyaddr,
@@ -374,9 +377,9 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
     enum mmu_fault_kind k;
     /* A guest-physical address beyond what the nested tables can translate is not present. */
     if (gpa.v & ~mask_low(width))
-        k = page_fault(&w, kind | MMU_USER, 0);
+        k = page_fault(&w, kind | user, 0);
     else
-        k = walk_tables(&w, gpa.v, kind | MMU_USER | (access & MMU_PROBE), out);
+        k = walk_tables(&w, gpa.v, kind | user | (access & MMU_PROBE), out);
     if (k == MMU_PAGE_FAULT) {
         fault->kind = MMU_NPT_FAULT;
         fault->gpa = gpa;
@@ -384,6 +387,8 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
         fault->error |= table_access ? NPF_TABLE : NPF_FINAL;
         return fault->kind;
     }
+    if (s->npt_gmet && !user && out->user)
+        out->executable = false;
     out->gpa = gpa;
     return k;
 }
@@ -425,6 +430,8 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
     /* Mode-based execute control asks whether the *page* is a user page, not who fetches (SDM 3C, "EPT Violations"). */
     struct mmu_result second;
     unsigned second_access = (access & ~(unsigned)MMU_USER) | (out->user && (r->cr0 & R_CR0_PG) ? MMU_USER : 0);
+    if (s->kind == MMU_SECOND_NPT)
+        second_access = access;
     enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);
     if (k != MMU_OK)
         return k;

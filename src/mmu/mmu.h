@@ -32,6 +32,7 @@ struct mmu_second {
     bool gbpages;
     bool ept_exec_only, ept_mbec, ept_ad; /* EPT capabilities and controls in force (ad: EPTP bit 6) */
     bool ept_paging_write, ept_sss;
+    bool npt_gmet; /* guest mode execute trap: a user page of the nested tables is not executable to a supervisor */
 };
 
 enum mmu_access {

@@ -426,6 +426,7 @@ bool svm_attach(struct cpu *c)
     s->pause_filter = model_has(m, FEATURE_pausefilter);
     s->pause_thresh = model_has(m, FEATURE_pfthreshold);
     s->tsc_rate = model_has(m, FEATURE_tsc_scale);
+    s->gmet = model_has(m, FEATURE_gmet);
     s->cached_pa = SVM_NO_PA;
     c->svm = s;
     c->virt = &svm_virt_ops;

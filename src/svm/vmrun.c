@@ -219,6 +219,7 @@ static void load_guest(struct cpu *c, struct svm_cpu *s)
             .npt_efer = s->host.efer,
             .maxphyaddr = c->model->maxphyaddr,
             .gbpages = model_has(c->model, FEATURE_pdpe1gb),
+            .npt_gmet = s->gmet && (s->nested_ctl & VMCB_GMET_ENABLE),
         };
         c->msr.pat = g->pat;
     }

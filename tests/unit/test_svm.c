@@ -1039,6 +1039,15 @@ static void test_nested_faults(void **state)
         expect(&b, SVM_EXIT_VMMCALL);
         assert_int_equal(at(&b), 2);
     }
+    /* Guest mode execute trap: a user page of the nested tables is data to the guest's supervisor. */
+    guest(&b, LONG, true);
+    k->nested_ctl |= VMCB_GMET_ENABLE;
+    expect(&b, SVM_EXIT_NPF);
+    assert_int_equal(k->exitinfo1 & (SVM_NPF_P | SVM_NPF_ID | SVM_NPF_FINAL), SVM_NPF_P | SVM_NPF_ID | SVM_NPF_FINAL);
+    assert_int_equal(k->exitinfo2, CODE);
+    words(&b, NPT_PT)[CODE >> 12] = CODE | 3;
+    CODE_BYTES(&b, "\x0f\x01\xd9");
+    expect(&b, SVM_EXIT_VMMCALL);
     /* PAE under nested paging: the PDPTEs are read through the nested tables, at each walk. */
     guest(&b, PAE, true);
     words(&b, G_PDPT_PAE)[0] |= BIT(1); /* reserved */
