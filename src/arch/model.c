@@ -163,8 +163,8 @@ bool model_parse(struct model *out, const char *spec, char *error, size_t error_
     const struct model *base = find_len(spec, len);
     if (!base) {
         char list[256] = "";
-        for (unsigned i = 0; i < ARRAY_LEN(models); i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", models[i].name);
+        for (size_t i = 0, at = 0; i < ARRAY_LEN(models) && at < sizeof list - 1; i++)
+            at += (size_t)snprintf(list + at, sizeof list - at, "%s%s", i ? ", " : "", models[i].name);
         return fail(error, error_size, "unknown processor model '%.*s': choose one of %s", (int)MIN(len, (size_t)40),
                     spec, list);
     }
