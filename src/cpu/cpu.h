@@ -148,6 +148,8 @@ struct guest_ops {
     bool (*msr)(struct cpu *c, uint32_t msr, bool write);
     /* MOV to/from CRn, CLTS, LMSW, SMSW(svm). op: 0 MOV to CR, 1 MOV from CR, 2 CLTS, 3 LMSW. *value: in: what is to be written (or for
      * LMSW the 16-bit source; *la its linear address when in memory), out: what the instruction is to write or read after masks and shadows. */
+    /* op 4: SMSW. For CLTS *value is CR0 with TS clear in, and the CR0 to be written out; for LMSW out is the 16-bit source with the bits that the
+     * guest does not own as they are in CR0. gpr: number of the register (LMSW, SMSW with memory: 0). */
     bool (*cr)(struct cpu *c, unsigned cr, unsigned op, unsigned gpr, uint64_t *value, bool mem, la_t la);
     bool (*dr)(struct cpu *c, unsigned dr, bool write, unsigned gpr);
     /* An exception is about to be delivered (after double-fault arithmetic; c->vectoring is what was being delivered). */
@@ -306,6 +308,8 @@ struct cpu {
         uint64_t perf_global_ctrl, bndcfgs, u_cet, s_cet, pl_ssp[4], interrupt_ssp_table, rtit_ctl, lbr_ctl, pkrs;
         uint64_t apic_base, smbase, tsc_adjust, umwait_control, tsc_deadline, arch_capabilities, xss_unused;
         uint64_t hwcr, syscfg, vm_cr, vm_hsave_pa, tsc_ratio, de_cfg, patch_level, last_branch[4], virt_spec_ctrl, mc_bank[32][4];
+        uint64_t monitor_filter, misc_features, perf_ctl, clock_modulation, therm_interrupt, energy_perf_bias, iorr[4], top_mem, top_mem2, nb_cfg;
+        uint64_t mmio_cfg, smm_addr, smm_mask, k7_perf[8], amd_cfg[16];
     } msr;
 
     /* --- event state --------------------------------------------------------------------------------------------- */
@@ -319,9 +323,16 @@ struct cpu {
     bool bsp;
     uint64_t pending_dbg;      /* DR6-like bits of debug exceptions that wait for the instruction boundary */
     uint8_t insn_len;          /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
-    const struct op *icpt_op;  /* guest_ops->insn, io, msr, cr, dr: the operation that is intercepted; null where there is none */
-    bool rf_suppress;
-    uint64_t shadow_at;        /* icount at which the shadow was set */
+    const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
+    uint64_t rng;              /* RDRAND, RDSEED */
+    bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */
+    bool step_armed;           /* RFLAGS.TF was set when the instruction that runs now began: a trap follows it */
+    bool mon_armed;            /* MONITOR has an address for MWAIT */
+    bool mwait_any;            /* MWAIT ends at an interrupt even when interrupts are disabled */
+    bool intr_waiting;         /* an interrupt was pending but could not be taken: look again when something unblocks */
+    uint64_t step_stamp;       /* entries + exits when step_armed was set */
+    uint64_t rf_at;            /* RFLAGS.RF counts only while icount has this value: any instruction's end clears it */
+    uint64_t shadow_at;        /* the shadow is in force only while icount has this value */
 
     /* --- memory --------------------------------------------------------------------------------------------------- */
     struct mem *mem;
@@ -348,6 +359,7 @@ struct cpu {
     uint64_t real_start;
     uint64_t random;           /* RDRAND, RDSEED on the virtual clock: state of the generator */
     unsigned index;            /* number in the machine; initial APIC id */
+    unsigned cpus;             /* logical processors of the machine, for CPUID; 0 means 1 */
     void *machine;
     uint64_t last_entry_icount;
     struct {
@@ -372,6 +384,17 @@ void cpu_update_deadline(struct cpu *c);       /* after a timer, preemption time
 
 /* --- state that has consequences ------------------------------------------------------------------------------------- */
 uint64_t cpu_rflags(const struct cpu *c);
+/* Something that held back an event is gone (IF, GIF, NMI blocking, TPR, guest mode entered or left): cpu_service() looks at all of them
+ * before the next instruction. cpu_set_rflags() and cpu_update_mode() include it. */
+void cpu_recheck_events(struct cpu *c);
+/* A one-instruction shadow: by MOV SS or by STI, after the running operation (or from here, when c->cur is null: VM entry). shadow_sti and
+ * shadow_movss count only while this says so. */
+void cpu_set_shadow(struct cpu *c, bool movss);
+INLINE bool cpu_in_shadow(const struct cpu *c)
+{
+    return (c->shadow_sti || c->shadow_movss) && c->shadow_at == c->icount;
+}
+void cpu_write_pkru(struct cpu *c, uint32_t v); /* WRPKRU and XRSTOR: with its consequences for translation */
 void cpu_set_rflags(struct cpu *c, uint64_t v); /* all bits as given, bit 1 set; updates modes, views, attention */
 /* Recomputes what derives from CR0, CR4, EFER, CS, SS, RFLAGS.VM/AC, CPL: mode, masks, view, fetch key, attention. After any of them was
  * set directly (VM entry, VM exit, RSM) this one call makes the processor consistent. Does not touch the TLB's contents. */
@@ -416,6 +439,8 @@ INLINE bool cpu_icpt_on(const struct cpu *c, enum icpt what)
 {
     return unlikely(c->icpt & BIT(what));
 }
+/* info: INVLPG the linear address; SWINT the vector; MWAIT 1 if the monitor is armed; INVPCID the type; else 0. What depends on the operands
+ * (descriptor-table instructions, RDRAND, INVPCID, ...) is in c->icpt_op. False: the state is as before the call. */
 bool cpu_intercept(struct cpu *c, const struct op *o, enum icpt what, uint64_t info);
 
 /* --- memory by linear address (access.c) -------------------------------------------------------------------------------- */
