@@ -324,7 +324,6 @@ struct cpu {
     uint64_t pending_dbg;      /* DR6-like bits of debug exceptions that wait for the instruction boundary */
     uint8_t insn_len;          /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
     const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
-    uint64_t rng;              /* RDRAND, RDSEED */
     bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */
     bool step_armed;           /* RFLAGS.TF was set when the instruction that runs now began: a trap follows it */
     bool mon_armed;            /* MONITOR has an address for MWAIT */

@@ -329,15 +329,6 @@ void op_rdtscp(struct cpu *c, const struct op *o)
     NEXT(c, o);
 }
 
-void op_rdpid(struct cpu *c, const struct op *o)
-{
-    if (c->mode == MODE_64)
-        op_set_r64(c, o->r0, c->msr.tsc_aux);
-    else
-        op_set_r32(c, o->r0, (uint32_t)c->msr.tsc_aux);
-    NEXT(c, o);
-}
-
 void op_rdpmc(struct cpu *c, const struct op *o)
 {
     uint32_t n = (uint32_t)c->gpr[GPR_RCX];
@@ -364,46 +355,6 @@ void op_rdpru(struct cpu *c, const struct op *o)
     set_edx_eax(c, (uint32_t)c->gpr[GPR_RCX] <= 1 ? cpu_tsc(c) : 0);
     flags_set_cf(c, (uint32_t)c->gpr[GPR_RCX] <= 1);
     NEXT(c, o);
-}
-
-/* DEVIATION: the numbers come from a generator that starts at the same place on the virtual clock, so that the same
- * input gives the same run. */
-static uint64_t next_random(struct cpu *c)
-{
-    uint64_t z = c->rng += 0x9e3779b97f4a7c15ull;
-    if (c->real_clock)
-        z += cpu_tsc(c) * 0xd6e8feb86659fd93ull;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebull;
-    return z ^ z >> 31;
-}
-
-static void random_to(struct cpu *c, const struct op *o)
-{
-    uint64_t v = next_random(c);
-    switch (op_size(o)) {
-    case 2: op_set_r16(c, o->r0, (uint16_t)v); break;
-    case 4: op_set_r32(c, o->r0, (uint32_t)v); break;
-    default: op_set_r64(c, o->r0, v); break;
-    }
-    flags_set_arith(c, FLAG_CF);
-    NEXT(c, o);
-}
-
-void op_rdrand(struct cpu *c, const struct op *o)
-{
-    c->cur = o;
-    if (INTERCEPT(c, o, RDRAND, 0))
-        return;
-    random_to(c, o);
-}
-
-void op_rdseed(struct cpu *c, const struct op *o)
-{
-    c->cur = o;
-    if (INTERCEPT(c, o, RDSEED, 0))
-        return;
-    random_to(c, o);
 }
 
 /* --- descriptor tables
@@ -858,35 +809,11 @@ void op_rsm(struct cpu *c, const struct op *o)
     RAISE(c, EXC_UD); /* outside system-management mode */
 }
 
-void op_serialize(struct cpu *c, const struct op *o)
-{
-    END_NEXT(c, o);
-}
-
-void op_pause(struct cpu *c, const struct op *o)
-{
-    c->cur = o;
-    if (INTERCEPT(c, o, PAUSE, 0))
-        return;
-    END_NEXT(c, o);
-}
-
 /* Unused in this processor's models' SMX: GETSEC is #UD without CR4.SMXE. */
 void op_getsec(struct cpu *c, const struct op *o)
 {
     c->cur = o;
     RAISE(c, EXC_UD);
-}
-
-void op_clzero(struct cpu *c, const struct op *o)
-{
-    static const uint8_t zero[64];
-    uint64_t la = (c->gpr[GPR_RAX] & op_amask(o)) + c->seg_base64[o->seg <= SEG_NONE ? o->seg : SEG_NONE];
-    c->cur = o;
-    if (c->mode == MODE_64 && !canonical(c, la))
-        return RAISE(c, EXC_GP);
-    if (op_write_slow(c, o, la & ~63ull, zero, 64))
-        NEXT(c, o);
 }
 
 void op_umonitor(struct cpu *c, const struct op *o)

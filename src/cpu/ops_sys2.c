@@ -381,65 +381,6 @@ void op_iret(struct cpu *c, const struct op *o)
         END(c, o);
 }
 
-static void load_far(struct cpu *c, const struct op *o, unsigned seg)
-{
-    unsigned size = op_size(o);
-    uint8_t raw[10];
-    if (!op_ld_n(c, o, raw, size + 2, 0))
-        return;
-    c->cur = o;
-    if (!cpu_load_seg(c, seg, load16(raw + size)))
-        return;
-    switch (size) {
-    case 2: op_set_r16(c, o->r0, load16(raw)); break;
-    case 4: op_set_r32(c, o->r0, load32(raw)); break;
-    default: op_set_r64(c, o->r0, load64(raw)); break;
-    }
-    END_NEXT(c, o);
-}
-void op_les(struct cpu *c, const struct op *o)
-{
-    load_far(c, o, SEG_ES);
-}
-void op_lds(struct cpu *c, const struct op *o)
-{
-    load_far(c, o, SEG_DS);
-}
-void op_lss(struct cpu *c, const struct op *o)
-{
-    load_far(c, o, SEG_SS);
-}
-void op_lfs(struct cpu *c, const struct op *o)
-{
-    load_far(c, o, SEG_FS);
-}
-void op_lgs(struct cpu *c, const struct op *o)
-{
-    load_far(c, o, SEG_GS);
-}
-
-void op_bound(struct cpu *c, const struct op *o)
-{
-    unsigned size = op_size(o);
-    uint8_t raw[8];
-    if (!op_ld_n(c, o, raw, 2 * size, 0))
-        return;
-    c->cur = o;
-    int32_t v, lo, hi;
-    if (size == 2) {
-        v = (int16_t)op_r16(c, o->r0);
-        lo = (int16_t)load16(raw);
-        hi = (int16_t)load16(raw + 2);
-    } else {
-        v = (int32_t)op_r32(c, o->r0);
-        lo = (int32_t)load32(raw);
-        hi = (int32_t)load32(raw + 4);
-    }
-    if (v < lo || v > hi)
-        return RAISE(c, EXC_BR);
-    NEXT(c, o);
-}
-
 /* --- port I/O
  * --------------------------------------------------------------------------------------------------------------------------
  */
