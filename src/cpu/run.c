@@ -145,7 +145,7 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
                 continue;
             }
         }
-        if (unlikely(c->icount > near_end)) {
+        if (unlikely(c->icount >= near_end)) {
             if (c->icount >= end) {
                 c->stop = STOP_BUDGET;
                 break;
