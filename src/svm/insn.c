@@ -380,6 +380,18 @@ static void on_reset(struct cpu *c)
     }
 }
 
+/* "VM_CR MSR", R_INIT: INIT is turned into #SX. */
+static bool on_init_blocked(struct cpu *c)
+{
+    if (c->guest || !(c->msr.vm_cr & SVM_VM_CR_R_INIT))
+        return false;
+    c->init_pending = false;
+    struct cpu_event ev = {.valid = true, .vector = EXC_SX, .type = EVENT_HWEXC, .has_error = true, .error = 1};
+    c->exc = ev;
+    cpu_handle_exception(c);
+    return true;
+}
+
 static const struct virt_ops svm_virt_ops = {
     .insn =
         {
@@ -394,6 +406,7 @@ static const struct virt_ops svm_virt_ops = {
         },
     .rdmsr = on_rdmsr,
     .wrmsr = on_wrmsr,
+    .init_blocked = on_init_blocked,
     .reset = on_reset,
 };
 

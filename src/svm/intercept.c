@@ -6,6 +6,7 @@
  * APM volume 2, chapter "Secure Virtual Machine": "Intercept Operation" to "Miscellaneous Intercepts", "Event
  * Injection", "Interrupt and Local APIC Support", "Nested Paging".
  */
+#include "src/cpu/op.h"
 #include "src/svm/svm_cpu.h"
 
 /* EXITINFO1 is filled by decode assists where the processor has them. */
@@ -39,7 +40,7 @@ static bool on_insn(struct cpu *c, enum icpt what, uint64_t info)
 #undef ICPT
     };
     struct svm_cpu *s = c->svm;
-    uint64_t code = codes[what], info1 = 0;
+    uint64_t code = codes[what], info1 = 0, info2 = 0;
     switch (what) {
     case ICPT_PAUSE:
         if (!pause_exits(c, s))
@@ -56,12 +57,19 @@ static bool on_insn(struct cpu *c, enum icpt what, uint64_t info)
         break;
     case ICPT_INVLPG: /* info: the linear address */
     case ICPT_SWINT: /* info: the vector */ info1 = assist(s, info); break;
-    case ICPT_INVPCID: info1 = info; break;
+    case ICPT_INVPCID: /* info: the type; the descriptor's linear address is asked of the operation */
+        if (c->icpt_op) {
+            info1 = op_ea(c, c->icpt_op) + c->seg_base64[c->icpt_op->seg];
+            if (c->mode != MODE_64)
+                info1 &= 0xffffffff;
+        }
+        info2 = info;
+        break;
     default: break;
     }
     if (code >= SVM_INTERCEPTS)
         return false;
-    svm_exit_insn(c, code, info1, 0);
+    svm_exit_insn(c, code, info1, info2);
     return true;
 }
 
