@@ -152,7 +152,8 @@ struct guest_ops {
      * guest does not own as they are in CR0. gpr: number of the register (LMSW, SMSW with memory: 0). */
     bool (*cr)(struct cpu *c, unsigned cr, unsigned op, unsigned gpr, uint64_t *value, bool mem, la_t la);
     bool (*dr)(struct cpu *c, unsigned dr, bool write, unsigned gpr);
-    /* An exception is about to be delivered (after double-fault arithmetic; c->vectoring is what was being delivered). */
+    /* An exception is about to be delivered; c->vectoring is what was being delivered. Asked first for the exception itself, then, if
+     * it makes a double fault with the first one, for the double fault. Software exceptions (INT3, INTO, INT1) too. */
     bool (*exception)(struct cpu *c, const struct cpu_event *ev);
     /* Triple fault. */
     bool (*triple_fault)(struct cpu *c);

@@ -296,6 +296,10 @@ static void write_payload(struct cpu *c, const struct cpu_event *ev)
  * is nothing left to deliver. */
 static bool combine(struct cpu *c, struct cpu_event *nested)
 {
+    /* SDM 3C, "Information for VM Exits During Event Delivery"; APM 2, "EXITINTINFO Pseudo-Code": the nested exception itself
+     * is intercepted before it is combined with the first one. */
+    if (c->guest && c->guest->exception && c->guest->exception(c, nested))
+        return false;
     enum fault_class first = c->vectoring.valid ? classify(&c->vectoring) : BENIGN, second = classify(nested);
     if (first == DOUBLE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT)) {
         if (c->guest && c->guest->triple_fault && c->guest->triple_fault(c))
@@ -309,9 +313,9 @@ static bool combine(struct cpu *c, struct cpu_event *nested)
         if (second == PAGE_FAULT)
             write_payload(c, nested);
         *nested = (struct cpu_event){.valid = true, .vector = EXC_DF, .type = EVENT_HWEXC, .has_error = !c->real_mode};
+        if (c->guest && c->guest->exception && c->guest->exception(c, nested))
+            return false;
     }
-    if (c->guest && c->guest->exception && c->guest->exception(c, nested))
-        return false;
     write_payload(c, nested);
     if (nested->vector < 32)
         c->stats.exceptions[nested->vector]++;
@@ -406,6 +410,8 @@ bool cpu_software_interrupt(struct cpu *c, unsigned vector, enum event_type type
         if (iopl(c) < 3)
             return cpu_raise(c, EXC_GP, 0);
     }
+    if (type != EVENT_SOFTINT && c->guest && c->guest->exception && c->guest->exception(c, &ev))
+        return false;
     return cpu_deliver(c, &ev);
 }
 
