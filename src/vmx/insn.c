@@ -185,14 +185,14 @@ enum vmx_result vmx_vmwrite(struct cpu *c, uint64_t field, uint64_t value)
 }
 
 /* "Basic VM-Entry Checks". */
-static enum vmx_result enter(struct cpu *c, bool launch)
+enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss)
 {
     if (!vmx_insn_allowed(c))
         return VMX_FAULT;
     struct vmx_cpu *x = vmx_of(c);
     if (!x->cur || (x->cur->revision & VMX_REGION_SHADOW))
         return VMX_FAIL_INVALID;
-    if (c->shadow_movss)
+    if (movss)
         return vmx_fail(c, VMX_ERR_ENTRY_BLOCKED_BY_MOV_SS);
     if (launch && x->cur->launched)
         return vmx_fail(c, VMX_ERR_VMLAUNCH_NONCLEAR);
@@ -205,12 +205,12 @@ static enum vmx_result enter(struct cpu *c, bool launch)
 
 enum vmx_result vmx_vmlaunch(struct cpu *c)
 {
-    return enter(c, true);
+    return vmx_enter_insn(c, true, false);
 }
 
 enum vmx_result vmx_vmresume(struct cpu *c)
 {
-    return enter(c, false);
+    return vmx_enter_insn(c, false, false);
 }
 
 enum vmx_result vmx_invept(struct cpu *c, uint64_t type, const uint64_t descriptor[2])
@@ -223,7 +223,12 @@ enum vmx_result vmx_invept(struct cpu *c, uint64_t type, const uint64_t descript
     case VMX_INVEPT_SINGLE_CONTEXT:
         if (!vmx_eptp_valid(&vmx_of(c)->caps, descriptor[0]))
             return vmx_fail(c, VMX_ERR_INVALID_OPERAND);
-        tlb_flush_matching(&c->tlbs, -1, -1, descriptor[0] & VMX_EPTRTA, false, false);
+        /* Translations are tagged with the whole EPTP, INVEPT goes by its EPTRTA: every EPTP that can have it. */
+        for (unsigned low = 0; low < 8; low++) {
+            uint64_t eptp = (descriptor[0] & VMX_EPTRTA) | (low & 1 ? VMX_EPTP_WB : VMX_EPTP_UC) |
+                            (low & 2 ? VMX_EPTP_WALK_5 : VMX_EPTP_WALK_4) | (low & 4 ? VMX_EPTP_ACCESSED_DIRTY : 0);
+            tlb_flush_matching(&c->tlbs, -1, -1, eptp, false, false);
+        }
         break;
     case VMX_INVEPT_ALL_CONTEXT: tlb_flush_all(&c->tlbs); break;
     default: return vmx_fail(c, VMX_ERR_INVALID_OPERAND);

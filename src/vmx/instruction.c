@@ -169,8 +169,9 @@ static void enter(struct cpu *c, const struct op *o, bool launch)
 {
     if (!prologue(c, o, launch ? VMX_REASON_VMLAUNCH : VMX_REASON_VMRESUME, false, 0))
         return;
+    bool movss = c->shadow_movss && c->shadow_at == c->icount + o->n;
     cpu_sync_next(c);
-    enum vmx_result r = launch ? vmx_vmlaunch(c) : vmx_vmresume(c);
+    enum vmx_result r = vmx_enter_insn(c, launch, movss);
     if (r != VMX_SUCCEED)
         set_flags(c, r);
 }

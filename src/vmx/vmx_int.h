@@ -66,7 +66,8 @@ struct vmx_caps {
     struct vmx_allowed plain_pin, plain_proc, plain_exit, plain_entry; /* default1 bits must be 1 */
     struct vmx_allowed proc2, proc3, exit2, vmfunc;
     uint64_t basic, misc, ept_vpid, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, vmcs_enum;
-    uint8_t maxphyaddr;
+    uint64_t efer_bits, debugctl_bits, perf_global_bits; /* bits that exist */
+    uint8_t maxphyaddr, linear_width;                    /* bits */
     bool field[F_COUNT]; /* the field exists */
 };
 void vmx_caps_init(struct vmx_caps *caps, const struct model *m);
@@ -106,15 +107,19 @@ struct vmx_cpu {
     struct virt_ops ops;
 
     /* In guest mode: what the controls of the current VMCS mean to events and instructions. */
-    uint32_t pin, proc, proc2, exit_ctl, entry_ctl;
-    const uint8_t *io_bitmap[2], *msr_bitmap; /* null: none, or not plain memory (then read by address) */
-    uint64_t icpt;                            /* c->icpt while in this guest */
-    bool virtual_nmi_blocked;                 /* blocking by NMI, with virtual NMIs */
-    bool mtf_pending, mtf_now;
-    uint64_t timer_end; /* TSC at which the preemption timer expires; UINT64_MAX: it is not counting */
-    uint64_t entry_tsc;
-    bool timer_expired;
-    bool delivering_entry; /* event injection is going on */
+    uint32_t pin, proc, proc2;
+    bool virtual_nmi_blocked;  /* virtual-NMI blocking, under virtual NMIs */
+    bool mtf_pending;          /* an MTF VM exit comes before the next instruction */
+    uint64_t mtf_from;         /* icount at the entry: an instruction is over when it differs */
+    uint64_t timer_end;        /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
+    uint64_t timer_left;       /* its value where it does not count: wait-for-SIPI */
+    uint64_t host_rights;      /* translation_rights() of the host at the last entry */
+
+    /* Of the VM exit that is being made: what goes into the exit-information fields. */
+    struct {
+        uint32_t intr_info, intr_error, insn_len, insn_info;
+        bool set_rf;
+    } info;
 
     struct vmx_broken broken; /* of the last VM entry */
     struct vmcs pool[VMX_POOL];
@@ -155,15 +160,54 @@ uint64_t vmx_insn_displacement(const struct cpu *c, const struct op *o);
 /* --- check.c
  * ---------------------------------------------------------------------------------------------------------- */
 #define VMX_EPTRTA 0x000ffffffffff000ull /* of an EPTP: what tags cached translations */
+enum vmx_check_row {
+#define VMX_CHECK(area, name, id, section, text) VMX_CHECK_##name,
+#include "src/arch/vmx_check.def"
+#undef VMX_CHECK
+    VMX_CHECK_COUNT
+};
+struct vmx_check {
+    const struct vmx_caps *caps;
+    const uint64_t *f;         /* by slot */
+    struct vmx_broken *broken; /* broken rows are added */
+    struct mem *mem;           /* for what the rules read in memory; null: those hold */
+    uint64_t current;          /* current-VMCS pointer */
+    bool ia32e_mode;           /* IA32_EFER.LMA at the time of the VM entry */
+};
+/* groups: GROUP_* that may have changed since they were last found good. */
+void vmx_check_controls(const struct vmx_check *k, uint32_t groups);
+void vmx_check_host(const struct vmx_check *k, uint32_t groups);
+void vmx_check_guest(const struct vmx_check *k, uint32_t groups);
+void vmx_broke(struct vmx_broken *b, unsigned row, uint64_t found);
+const char *vmx_check_id(unsigned row);
 bool vmx_eptp_valid(const struct vmx_caps *caps, uint64_t eptp);
+bool vmx_pdptes_valid(const struct vmx_caps *caps, const uint64_t pdpte[4]);
+uint32_t vmx_proc2(const uint64_t *f); /* the secondary controls in force: 0 when not activated */
 
-/* --- entry.c, exit.c, guest.c
- * ----------------------------------------------------------------------------------------- */
+/* --- entry.c ----------------------------------------------------------------------------------------------------- */
+/* From the checks of controls on. movss: events are blocked by MOV SS. RIP is that of the next instruction. */
 enum vmx_result vmx_enter(struct cpu *c, bool launch);
-/* The VM exit: RIP and flags are synchronised. The exit's own information fields beyond reason and qualification have
- * been set. */
+enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss);
+/* Loads MSRs from an area; 0, or the number (from 1) of the entry that failed. */
+uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count);
+
+/* --- exit.c -------------------------------------------------------------------------------------------------------- */
+/* The VM exit. State is synchronised; x->info holds what the exit's own fields get (zero where there is nothing). */
 void vmx_exit(struct cpu *c, uint32_t reason, uint64_t qualification);
-/* Of an instruction: c->cur = o; synchronises, records length and instruction information, exits. */
+/* Of an instruction: synchronises if c->cur is set; records length and instruction information. */
 void vmx_exit_insn(struct cpu *c, const struct op *o, uint32_t reason, uint64_t qualification, uint32_t info);
+/* VM-entry failure during or after loading guest state: no guest state is saved. */
+void vmx_exit_entry_failure(struct cpu *c, uint32_t reason, uint64_t qualification);
+
+/* --- guest.c -------------------------------------------------------------------------------------------------------- */
+extern const struct guest_ops vmx_guest_ops;
+uint64_t vmx_intercepts(const struct vmcs *v); /* c->icpt for the controls of v */
+
+/* Register bits under which the rights in TLB entries were computed. */
+INLINE uint64_t vmx_translation_rights(const struct cpu *c)
+{
+    return (c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) | (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 |
+           (c->efer & EFER_NXE) << 40 | (c->cr4 & CR4_PKE ? (uint64_t)c->pkru * 0x9e3779b97f4a7c15ull : 0);
+}
 
 #endif
