@@ -210,7 +210,7 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     x->proc = (uint32_t)v->f[F_PROC_CONTROLS];
     x->proc2 = vmx_proc2(v->f);
     x->host_rights = vmx_translation_rights(c);
-    x->mtf_pending = false;
+    x->mtf_pending = x->tpr_below = false;
     x->timer_end = UINT64_MAX;
     memset(&x->info, 0, sizeof x->info);
 

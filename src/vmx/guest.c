@@ -355,6 +355,10 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
 static bool guest_events(struct cpu *c)
 {
     struct vmx_cpu *x = vmx_of(c);
+    if (unlikely(x->tpr_below)) {
+        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
+        return true;
+    }
     /* "Monitor Trap Flag". */
     if (unlikely(x->mtf_pending || ((x->proc & VMX_PROC_MONITOR_TRAP_FLAG) && c->icount != x->mtf_from))) {
         vmx_exit(c, VMX_REASON_MONITOR_TRAP_FLAG, 0);
@@ -471,10 +475,10 @@ static bool guest_write_cr8(struct cpu *c, uint64_t value)
         return false;
     uint32_t vtpr = (uint32_t)(value & 15) << 4;
     mem_write(c->mem, HPA(x->cur->f[F_VIRTUAL_APIC_ADDRESS] + 0x80), &vtpr, sizeof vtpr);
-    /* "TPR Virtualization": a trap-like exit, after the instruction. */
+    /* "TPR Virtualization": the exit is trap-like, so that it comes between instructions. */
     if ((value & 15) < (x->cur->f[F_TPR_THRESHOLD] & 15)) {
-        cpu_sync_next(c);
-        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
+        x->tpr_below = true;
+        cpu_attend(c, ATT_GUEST);
     }
     return true;
 }

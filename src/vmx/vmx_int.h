@@ -110,6 +110,7 @@ struct vmx_cpu {
     uint32_t pin, proc, proc2;
     bool virtual_nmi_blocked;  /* virtual-NMI blocking, under virtual NMIs */
     bool mtf_pending;          /* an MTF VM exit comes before the next instruction */
+    bool tpr_below;            /* a TPR-below-threshold exit comes before the next instruction */
     uint64_t mtf_from;         /* icount at the entry: an instruction is over when it differs */
     uint64_t timer_end;        /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
     uint64_t timer_left;       /* its value where it does not count: wait-for-SIPI */
