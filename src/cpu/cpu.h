@@ -327,6 +327,7 @@ struct cpu {
     const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
     bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */
     bool step_armed;           /* RFLAGS.TF was set when the instruction that runs now began: a trap follows it */
+    bool step_guest;           /* guest mode wants to look between all instructions (monitor trap flag) */
     bool mon_armed;            /* MONITOR has an address for MWAIT */
     bool mwait_any;            /* MWAIT ends at an interrupt even when interrupts are disabled */
     bool intr_waiting;         /* an interrupt was pending but could not be taken: look again when something unblocks */

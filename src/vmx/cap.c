@@ -79,7 +79,7 @@ void vmx_caps_init(struct vmx_caps *caps, const struct model *m)
     caps->maxphyaddr = m->maxphyaddr;
     caps->linear_width = model_has(m, FEATURE_la57) ? 57 : 48;
     caps->efer_bits = model_efer_bits(m);
-    caps->debugctl_bits = BIT(0) | BIT(1);                 /* LBR, BTF; there are no performance counters and no debug store */
+    caps->debugctl_bits = BIT(0) | BIT(1); /* LBR, BTF; there are no performance counters and no debug store */
     caps->perf_global_bits = mask_low(m->pmc_count);
     bool nehalem = m->vmx >= VMX_PROFILE_NEHALEM, server = m->vmx >= VMX_PROFILE_SERVER;
 

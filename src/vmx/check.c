@@ -2,9 +2,9 @@
  *
  * check.c: the checks of VM entries, over a VMCS's fields and capabilities; knows no cpu.
  *
- * SDM volume 3C, "Checks on VMX Controls and Host-State Area", "Checking and Loading Guest State". Each check is a row of
- * vmx_check.def; all broken rows are noted, in the manual's order, so that the first one noted is the one that a processor which
- * checks in that order meets.
+ * SDM volume 3C, "Checks on VMX Controls and Host-State Area", "Checking and Loading Guest State". Each check is a row
+ * of vmx_check.def; all broken rows are noted, in the manual's order, so that the first one noted is the one that a
+ * processor which checks in that order meets.
  */
 #include "src/vmx/vmx_int.h"
 
@@ -104,7 +104,8 @@ uint32_t vmx_proc2(const uint64_t *f)
     return f[F_PROC_CONTROLS] & BIT(31) ? (uint32_t)f[F_PROC2_CONTROLS] : 0;
 }
 
-/* --- controls --------------------------------------------------------------------------------------------------------- */
+/* --- controls
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void check_execution(const struct vmx_check *k)
 {
@@ -210,7 +211,8 @@ static void check_exit(const struct vmx_check *k)
           (F(PIN_CONTROLS) & VMX_PIN_ACTIVATE_PREEMPTION_TIMER) ||
               !(F(EXIT_CONTROLS) & VMX_EXIT_SAVE_PREEMPTION_TIMER_VALUE),
           F(EXIT_CONTROLS));
-    CHECK(EXIT_MSR_STORE, msr_area(caps, F(EXIT_MSR_STORE_ADDRESS), F(EXIT_MSR_STORE_COUNT)), F(EXIT_MSR_STORE_ADDRESS));
+    CHECK(EXIT_MSR_STORE, msr_area(caps, F(EXIT_MSR_STORE_ADDRESS), F(EXIT_MSR_STORE_COUNT)),
+          F(EXIT_MSR_STORE_ADDRESS));
     CHECK(EXIT_MSR_LOAD, msr_area(caps, F(EXIT_MSR_LOAD_ADDRESS), F(EXIT_MSR_LOAD_COUNT)), F(EXIT_MSR_LOAD_ADDRESS));
 }
 
@@ -232,7 +234,8 @@ static void check_injection(const struct vmx_check *k)
           info);
     bool may = type == VMX_EVENT_HARDWARE_EXCEPTION && protected_mode, deliver = info & VMX_INTR_ERROR_CODE;
     CHECK(INJECT_DELIVER_ERROR,
-          caps->basic & VMX_BASIC_ANY_ERROR_CODE ? may || !deliver : deliver == (may && vector_has_error_code(vector)), info);
+          caps->basic & VMX_BASIC_ANY_ERROR_CODE ? may || !deliver : deliver == (may && vector_has_error_code(vector)),
+          info);
     CHECK(INJECT_RESERVED, !(info & 0x7ffff000), info);
     if (deliver)
         CHECK(INJECT_ERROR_CODE, !(F(ENTRY_EXCEPTION_ERROR_CODE) >> 16), F(ENTRY_EXCEPTION_ERROR_CODE));
@@ -267,7 +270,8 @@ void vmx_check_controls(const struct vmx_check *k, uint32_t groups)
         check_entry(k);
 }
 
-/* --- host state --------------------------------------------------------------------------------------------------------- */
+/* --- host state
+ * --------------------------------------------------------------------------------------------------------- */
 
 static void check_host_registers(const struct vmx_check *k)
 {
@@ -309,7 +313,8 @@ void vmx_check_host(const struct vmx_check *k, uint32_t groups)
     const uint64_t *f = k->f;
     if (groups & GROUP_HOST)
         check_host_registers(k);
-    bool wide = F(EXIT_CONTROLS) & VMX_EXIT_HOST_ADDRESS_SPACE_SIZE, guest64 = F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST;
+    bool wide = F(EXIT_CONTROLS) & VMX_EXIT_HOST_ADDRESS_SPACE_SIZE,
+         guest64 = F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST;
     if (!k->ia32e_mode)
         CHECK(HOST_SIZE_OUTSIDE_LMA, !wide && !guest64, F(EXIT_CONTROLS));
     else
@@ -326,7 +331,8 @@ void vmx_check_host(const struct vmx_check *k, uint32_t groups)
     }
 }
 
-/* --- guest state -------------------------------------------------------------------------------------------------------- */
+/* --- guest state
+ * -------------------------------------------------------------------------------------------------------- */
 
 static void check_guest_registers(const struct vmx_check *k)
 {
@@ -537,8 +543,8 @@ static void check_non_register(const struct vmx_check *k)
     if (inject_nmi && (F(PIN_CONTROLS) & VMX_PIN_VIRTUAL_NMIS))
         CHECK(INTERRUPTIBILITY_VNMI, !(state & VMX_BLOCKING_BY_NMI), state);
     uint64_t pending = F(GUEST_PENDING_DEBUG_EXCEPTIONS);
-    CHECK(PENDING_RESERVED,
-          !(pending & ~(uint64_t)(0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS)), pending);
+    CHECK(PENDING_RESERVED, !(pending & ~(uint64_t)(0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS)),
+          pending);
     if (sti || mov_ss || activity == VMX_ACTIVITY_HLT) {
         /* IA32_DEBUGCTL.BTF counts as the guest will have it. */
         if ((F(GUEST_RFLAGS) & FLAG_TF) && !(F(GUEST_DEBUGCTL) & BIT(1)))
@@ -597,7 +603,8 @@ void vmx_broke(struct vmx_broken *b, unsigned row, uint64_t found)
     broke(b, row, found);
 }
 
-/* --- words ---------------------------------------------------------------------------------------------------------------- */
+/* --- words
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 size_t vmx_explain(struct cpu *c, char *buf, size_t size)
 {
@@ -608,9 +615,9 @@ size_t vmx_explain(struct cpu *c, char *buf, size_t size)
         return 0;
     const struct vmx_broken *b = &vmx_of(c)->broken;
     for (unsigned i = 0; i < b->count && i < VMX_BROKEN_MAX; i++) {
-        int n = snprintf(at < size ? buf + at : NULL, at < size ? size - at : 0, "%s: found 0x%llx: %s (SDM 3C, \"%s\")\n",
-                         rows[b->rule[i].row].id, (unsigned long long)b->rule[i].found, rows[b->rule[i].row].text,
-                         rows[b->rule[i].row].section);
+        int n = snprintf(at < size ? buf + at : NULL, at < size ? size - at : 0,
+                         "%s: found 0x%llx: %s (SDM 3C, \"%s\")\n", rows[b->rule[i].row].id,
+                         (unsigned long long)b->rule[i].found, rows[b->rule[i].row].text, rows[b->rule[i].row].section);
         at += n > 0 ? (size_t)n : 0;
     }
     return at;

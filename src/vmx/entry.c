@@ -2,8 +2,8 @@
  *
  * entry.c: VM entries, from the checks of controls to the guest's first instruction.
  *
- * SDM volume 3C, "VM Entries": checks; loading of guest state, of MSRs; event injection; special features of VM entry. What was checked
- * by an earlier entry and has not changed since is not checked again (vmcs.dirty).
+ * SDM volume 3C, "VM Entries": checks; loading of guest state, of MSRs; event injection; special features of VM entry.
+ * What was checked by an earlier entry and has not changed since is not checked again (vmcs.dirty).
  */
 #include "src/vmx/vmx_int.h"
 
@@ -12,7 +12,8 @@
 /* CR0 bits that entries and exits leave alone: "the bits ET, CD, NW, 15:6, 17, 28:19, 63:32". */
 #define CR0_KEPT (CR0_ET | CR0_CD | CR0_NW | 0xffc0ull | BIT(17) | 0x1ff80000ull)
 
-/* --- MSR areas -------------------------------------------------------------------------------------------------------- */
+/* --- MSR areas
+ * -------------------------------------------------------------------------------------------------------- */
 
 uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count)
 {
@@ -20,8 +21,8 @@ uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count)
     for (uint64_t i = 0; i < count; i++) {
         struct vmx_msr_entry e;
         mem_read(c->mem, HPA(area + i * sizeof e), &e, sizeof e);
-        /* "Loading MSRs": FS and GS bases, x2APIC registers in any case, SMM and update MSRs, reserved bits. More entries than
-         * IA32_VMX_MISC recommends: undefined; here the first one too many fails. */
+        /* "Loading MSRs": FS and GS bases, x2APIC registers in any case, SMM and update MSRs, reserved bits. More
+         * entries than IA32_VMX_MISC recommends: undefined; here the first one too many fails. */
         if (i >= max || e.index == 0xc0000100 || e.index == 0xc0000101 || (e.index >> 8) == 8 || e.index == 0x79 ||
             e.index == 0x9b || e.reserved)
             return i + 1;
@@ -37,7 +38,8 @@ uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count)
     return 0;
 }
 
-/* --- loading ------------------------------------------------------------------------------------------------------------ */
+/* --- loading
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void load_segment(struct cpu *c, const uint64_t *f, unsigned i)
 {
@@ -47,7 +49,8 @@ static void load_segment(struct cpu *c, const uint64_t *f, unsigned i)
         .ar = (uint32_t)f[F_GUEST_ES_ACCESS_RIGHTS + i],
         .sel = (uint16_t)f[F_GUEST_ES_SELECTOR + i],
     };
-    /* "Loading Guest Segment Registers and Descriptor-Table Registers": an unusable one keeps no stray attributes, but SS its DPL. */
+    /* "Loading Guest Segment Registers and Descriptor-Table Registers": an unusable one keeps no stray attributes, but
+     * SS its DPL. */
     if (unlikely(c->seg[i].ar & AR_UNUSABLE))
         c->seg[i].ar &= AR_UNUSABLE | (i == SEG_SS ? 0x60u : 0);
 }
@@ -135,12 +138,14 @@ static bool load_guest(struct cpu *c, struct vmcs *v)
             c->nmi_blocked = true;
     }
     uint64_t pending = f[F_GUEST_PENDING_DEBUG_EXCEPTIONS];
-    c->pending_dbg = pending & (VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS) ? pending & (0xf | VMX_PENDING_DBG_BS) : 0;
+    c->pending_dbg =
+        pending & (VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS) ? pending & (0xf | VMX_PENDING_DBG_BS) : 0;
     c->step_armed = false;
     return true;
 }
 
-/* --- injection and special features --------------------------------------------------------------------------------------- */
+/* --- injection and special features
+ * --------------------------------------------------------------------------------------- */
 
 /* "Event Injection". */
 static void inject(struct cpu *c, struct vmcs *v, uint32_t info)

@@ -19,7 +19,8 @@ static void record(struct cpu *c, struct vmcs *v, uint32_t reason, uint64_t qual
     v->f[F_ENTRY_INTERRUPTION_INFO] &= ~(uint64_t)VMX_INTR_VALID;
     if ((x->proc2 & VMX_PROC2_UNRESTRICTED_GUEST) && (x->caps.misc & VMX_MISC_SAVE_EFER_LMA)) {
         uint64_t old = v->f[F_ENTRY_CONTROLS];
-        uint64_t now = (old & ~(uint64_t)VMX_ENTRY_IA32E_MODE_GUEST) | (c->efer & EFER_LMA ? VMX_ENTRY_IA32E_MODE_GUEST : 0);
+        uint64_t now =
+            (old & ~(uint64_t)VMX_ENTRY_IA32E_MODE_GUEST) | (c->efer & EFER_LMA ? VMX_ENTRY_IA32E_MODE_GUEST : 0);
         if (now != old) {
             v->f[F_ENTRY_CONTROLS] = now;
             v->dirty |= GROUP_ALL;
@@ -54,7 +55,8 @@ static void save_guest(struct cpu *c, struct vmcs *v)
     if (unlikely(f[F_GUEST_CR0] != c->cr0 || f[F_GUEST_CR4] != c->cr4)) {
         f[F_GUEST_CR0] = c->cr0;
         f[F_GUEST_CR4] = c->cr4;
-        v->dirty |= GROUP_CR | GROUP_SEG | GROUP_FL | GROUP_RIP | GROUP_PDPTE; /* rules relate them to fields that are not saved */
+        v->dirty |= GROUP_CR | GROUP_SEG | GROUP_FL | GROUP_RIP |
+                    GROUP_PDPTE; /* rules relate them to fields that are not saved */
     }
     f[F_GUEST_CR3] = c->cr3;
     if (exit & VMX_EXIT_SAVE_DEBUG_CONTROLS) {
@@ -163,13 +165,15 @@ static void load_host(struct cpu *c, struct vmcs *v)
 
     /* "Loading Host Segment and Descriptor-Table Registers". */
     const uint32_t data = AR_P | AR_S | 3 | AR_DB | AR_G;
-    load_host_segment(&c->seg[SEG_CS], (uint16_t)f[F_HOST_CS_SELECTOR], 0, AR_P | AR_S | 11 | AR_G | (wide ? AR_L : AR_DB));
+    load_host_segment(&c->seg[SEG_CS], (uint16_t)f[F_HOST_CS_SELECTOR], 0,
+                      AR_P | AR_S | 11 | AR_G | (wide ? AR_L : AR_DB));
     load_host_segment(&c->seg[SEG_SS], (uint16_t)f[F_HOST_SS_SELECTOR], 0, data);
     load_host_segment(&c->seg[SEG_DS], (uint16_t)f[F_HOST_DS_SELECTOR], 0, data);
     load_host_segment(&c->seg[SEG_ES], (uint16_t)f[F_HOST_ES_SELECTOR], 0, data);
     load_host_segment(&c->seg[SEG_FS], (uint16_t)f[F_HOST_FS_SELECTOR], f[F_HOST_FS_BASE], data);
     load_host_segment(&c->seg[SEG_GS], (uint16_t)f[F_HOST_GS_SELECTOR], f[F_HOST_GS_BASE], data);
-    c->seg[SEG_TR] = (struct seg){.base = f[F_HOST_TR_BASE], .limit = 0x67, .ar = AR_P | 11, .sel = (uint16_t)f[F_HOST_TR_SELECTOR]};
+    c->seg[SEG_TR] =
+        (struct seg){.base = f[F_HOST_TR_BASE], .limit = 0x67, .ar = AR_P | 11, .sel = (uint16_t)f[F_HOST_TR_SELECTOR]};
     c->seg[SEG_LDTR] = (struct seg){.ar = AR_UNUSABLE};
     c->gdtr = (struct dtable){f[F_HOST_GDTR_BASE], 0xffff};
     c->idtr = (struct dtable){f[F_HOST_IDTR_BASE], 0xffff};

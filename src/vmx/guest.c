@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * guest.c: VMX non-root operation as the processor's rooms see it: which instructions and events exit, with which information,
- * and how instructions that do not exit behave differently.
+ * guest.c: VMX non-root operation as the processor's rooms see it: which instructions and events exit, with which
+ * information, and how instructions that do not exit behave differently.
  *
- * SDM volume 3C, "VMX Non-Root Operation"; the exit qualifications: "Basic VM-Exit Information", "VM-Exit Instruction-Information Field".
+ * SDM volume 3C, "VMX Non-Root Operation"; the exit qualifications: "Basic VM-Exit Information", "VM-Exit
+ * Instruction-Information Field".
  */
 #include "src/vmx/vmx_int.h"
 
@@ -37,8 +38,8 @@ uint64_t vmx_intercepts(const struct vmcs *v)
         {VMX_PROC2_WBINVD_EXITING, BIT(ICPT_WBINVD)},
         {VMX_PROC2_RDRAND_EXITING, BIT(ICPT_RDRAND)},
         {VMX_PROC2_RDSEED_EXITING, BIT(ICPT_RDSEED)},
-        {VMX_PROC2_DESCRIPTOR_TABLE_EXITING, BIT(ICPT_SIDT) | BIT(ICPT_SGDT) | BIT(ICPT_SLDT) | BIT(ICPT_STR) | BIT(ICPT_LIDT) |
-                                                 BIT(ICPT_LGDT) | BIT(ICPT_LLDT) | BIT(ICPT_LTR)},
+        {VMX_PROC2_DESCRIPTOR_TABLE_EXITING, BIT(ICPT_SIDT) | BIT(ICPT_SGDT) | BIT(ICPT_SLDT) | BIT(ICPT_STR) |
+                                                 BIT(ICPT_LIDT) | BIT(ICPT_LGDT) | BIT(ICPT_LLDT) | BIT(ICPT_LTR)},
     };
     /* "Changes to Instruction Behavior in VMX Non-Root Operation": #UD without the control. */
     static const struct {
@@ -68,7 +69,8 @@ uint64_t vmx_intercepts(const struct vmcs *v)
     return m;
 }
 
-/* --- instructions ------------------------------------------------------------------------------------------------------ */
+/* --- instructions
+ * ------------------------------------------------------------------------------------------------------ */
 
 static const uint16_t reasons[ICPT_COUNT] = {
 #define ICPT(name, vmx, svm) [ICPT_##name] = vmx,
@@ -82,7 +84,8 @@ static bool undefined(struct cpu *c)
     return true;
 }
 
-/* LGDT and the like: which one of its exit reason's instructions it was. "VM-Exit Instruction Information: LIDT, LGDT, SIDT, or SGDT". */
+/* LGDT and the like: which one of its exit reason's instructions it was. "VM-Exit Instruction Information: LIDT, LGDT,
+ * SIDT, or SGDT". */
 static uint32_t table_info(const struct cpu *c, const struct op *o, enum icpt what)
 {
     switch (what) {
@@ -91,7 +94,8 @@ static uint32_t table_info(const struct cpu *c, const struct op *o, enum icpt wh
     case ICPT_LGDT:
     case ICPT_LIDT: {
         uint32_t identity = what == ICPT_SGDT ? 0 : what == ICPT_SIDT ? 1 : what == ICPT_LGDT ? 2 : 3;
-        return (vmx_insn_info(o) & 0x0fffffff & ~(uint32_t)BIT(11)) | ((o->size & 15) >= 2 ? (uint32_t)BIT(11) : 0) | identity << 28;
+        return (vmx_insn_info(o) & 0x0fffffff & ~(uint32_t)BIT(11)) | ((o->size & 15) >= 2 ? (uint32_t)BIT(11) : 0) |
+               identity << 28;
     }
     default: {
         uint32_t identity = what == ICPT_SLDT ? 0 : what == ICPT_STR ? 1 : what == ICPT_LLDT ? 2 : 3;
@@ -165,8 +169,8 @@ static bool guest_insn(struct cpu *c, enum icpt what, uint64_t info)
 }
 
 /* "I/O bitmaps". */
-static bool guest_io(struct cpu *c, uint16_t port, unsigned size, bool in, bool string, bool rep, bool imm, unsigned seg, unsigned asz,
-                     la_t la)
+static bool guest_io(struct cpu *c, uint16_t port, unsigned size, bool in, bool string, bool rep, bool imm,
+                     unsigned seg, unsigned asz, la_t la)
 {
     struct vmx_cpu *x = vmx_of(c);
     struct vmcs *v = x->cur;
@@ -186,7 +190,8 @@ static bool guest_io(struct cpu *c, uint16_t port, unsigned size, bool in, bool 
         v->f[F_GUEST_LINEAR_ADDRESS] = la.v;
     }
     vmx_exit_insn(c, NULL, VMX_REASON_IO_INSTRUCTION,
-                  (size - 1) | (uint64_t)in << 3 | (uint64_t)string << 4 | (uint64_t)rep << 5 | (uint64_t)imm << 6 | (uint64_t)port << 16,
+                  (size - 1) | (uint64_t)in << 3 | (uint64_t)string << 4 | (uint64_t)rep << 5 | (uint64_t)imm << 6 |
+                      (uint64_t)port << 16,
                   info);
     return true;
 }
@@ -227,7 +232,8 @@ static bool guest_cr(struct cpu *c, unsigned cr, unsigned op, unsigned gpr, uint
 {
     struct vmx_cpu *x = vmx_of(c);
     const uint64_t *f = x->cur->f;
-    uint64_t mask = f[cr == 4 ? F_CR4_GUEST_HOST_MASK : F_CR0_GUEST_HOST_MASK], shadow = f[cr == 4 ? F_CR4_READ_SHADOW : F_CR0_READ_SHADOW];
+    uint64_t mask = f[cr == 4 ? F_CR4_GUEST_HOST_MASK : F_CR0_GUEST_HOST_MASK],
+             shadow = f[cr == 4 ? F_CR4_READ_SHADOW : F_CR0_READ_SHADOW];
     uint64_t now = cr == 4 ? c->cr4 : c->cr0;
     switch (cr) {
     case 3:
@@ -275,11 +281,13 @@ static bool guest_dr(struct cpu *c, unsigned dr, bool write, unsigned gpr)
     return true;
 }
 
-/* --- exceptions ------------------------------------------------------------------------------------------------------------ */
+/* --- exceptions
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static uint32_t event_info(const struct cpu_event *ev)
 {
-    return ev->vector | (uint32_t)ev->type << VMX_INTR_TYPE_SHIFT | (ev->has_error ? VMX_INTR_ERROR_CODE : 0) | VMX_INTR_VALID;
+    return ev->vector | (uint32_t)ev->type << VMX_INTR_TYPE_SHIFT | (ev->has_error ? VMX_INTR_ERROR_CODE : 0) |
+           VMX_INTR_VALID;
 }
 
 static bool guest_exception(struct cpu *c, const struct cpu_event *ev)
@@ -350,7 +358,8 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
     return true;
 }
 
-/* --- events between instructions ------------------------------------------------------------------------------------------------ */
+/* --- events between instructions
+ * ------------------------------------------------------------------------------------------------ */
 
 static bool guest_events(struct cpu *c)
 {

@@ -68,7 +68,7 @@ struct vmx_caps {
     uint64_t basic, misc, ept_vpid, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, vmcs_enum;
     uint64_t efer_bits, debugctl_bits, perf_global_bits; /* bits that exist */
     uint8_t maxphyaddr, linear_width;                    /* bits */
-    bool field[F_COUNT]; /* the field exists */
+    bool field[F_COUNT];                                 /* the field exists */
 };
 void vmx_caps_init(struct vmx_caps *caps, const struct model *m);
 /* A capability MSR; false: no such MSR on this model. */
@@ -79,8 +79,10 @@ struct vmcs {
     uint64_t last_used; /* of vmx_cpu.clock; 0: the pool's entry is free */
     uint32_t revision;  /* as in the region: bit 31 shadow-VMCS indicator */
     bool launched;
-    uint32_t epoch; /* of VMX operation, at its launch */
-    uint32_t dirty; /* GROUP_*: to be checked at the next VM entry */
+    uint32_t epoch;  /* of VMX operation, at its launch */
+    uint32_t dirty;  /* GROUP_*: to be checked at the next VM entry */
+    uint64_t rights; /* vmx_translation_rights() of the guest at its last exit */
+    uint64_t icpt;   /* c->icpt in this guest, by its controls */
     uint64_t f[F_COUNT];
 };
 #define VMCS_REVISION 0x0e57e201u
@@ -108,13 +110,13 @@ struct vmx_cpu {
 
     /* In guest mode: what the controls of the current VMCS mean to events and instructions. */
     uint32_t pin, proc, proc2;
-    bool virtual_nmi_blocked;  /* virtual-NMI blocking, under virtual NMIs */
-    bool mtf_pending;          /* an MTF VM exit comes before the next instruction */
-    bool tpr_below;            /* a TPR-below-threshold exit comes before the next instruction */
-    uint64_t mtf_from;         /* icount at the entry: an instruction is over when it differs */
-    uint64_t timer_end;        /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
-    uint64_t timer_left;       /* its value where it does not count: wait-for-SIPI */
-    uint64_t host_rights;      /* translation_rights() of the host at the last entry */
+    bool virtual_nmi_blocked; /* virtual-NMI blocking, under virtual NMIs */
+    bool mtf_pending;         /* an MTF VM exit comes before the next instruction */
+    bool tpr_below;           /* a TPR-below-threshold exit comes before the next instruction */
+    uint64_t mtf_from;        /* icount at the entry: an instruction is over when it differs */
+    uint64_t timer_end;       /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
+    uint64_t timer_left;      /* its value where it does not count: wait-for-SIPI */
+    uint64_t host_rights;     /* translation_rights() of the host at the last entry */
 
     /* Of the VM exit that is being made: what goes into the exit-information fields. */
     struct {
@@ -192,7 +194,8 @@ enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss);
 /* Loads MSRs from an area; 0, or the number (from 1) of the entry that failed. */
 uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count);
 
-/* --- exit.c -------------------------------------------------------------------------------------------------------- */
+/* --- exit.c --------------------------------------------------------------------------------------------------------
+ */
 /* The VM exit. State is synchronised; x->info holds what the exit's own fields get (zero where there is nothing). */
 void vmx_exit(struct cpu *c, uint32_t reason, uint64_t qualification);
 /* Of an instruction: synchronises if c->cur is set; records length and instruction information. */
@@ -200,15 +203,17 @@ void vmx_exit_insn(struct cpu *c, const struct op *o, uint32_t reason, uint64_t 
 /* VM-entry failure during or after loading guest state: no guest state is saved. */
 void vmx_exit_entry_failure(struct cpu *c, uint32_t reason, uint64_t qualification);
 
-/* --- guest.c -------------------------------------------------------------------------------------------------------- */
+/* --- guest.c --------------------------------------------------------------------------------------------------------
+ */
 extern const struct guest_ops vmx_guest_ops;
 uint64_t vmx_intercepts(const struct vmcs *v); /* c->icpt for the controls of v */
 
 /* Register bits under which the rights in TLB entries were computed. */
 INLINE uint64_t vmx_translation_rights(const struct cpu *c)
 {
-    return (c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) | (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 |
-           (c->efer & EFER_NXE) << 40 | (c->cr4 & CR4_PKE ? (uint64_t)c->pkru * 0x9e3779b97f4a7c15ull : 0);
+    return (c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) |
+           (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 | (c->efer & EFER_NXE) << 40 |
+           (c->cr4 & CR4_PKE ? (uint64_t)c->pkru * 0x9e3779b97f4a7c15ull : 0);
 }
 
 #endif
