@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * dump.c: what the VMM tells of its exits: the trace, the table, and everything about the guest when it has come to a bad end.
+ * dump.c: what the VMM tells of its exits: the trace, the table, and everything about the guest when it has come to a
+ * bad end.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -65,14 +66,15 @@ void note_exit(struct vmm *v, const struct exit *e)
         }
         stat_of(v, e)->count++;
     }
-    *n = (struct exit_note){.name = e->name, .reason = e->reason, .rip = v->hv->get(v, HV_RIP), .info = {e->info[0], e->info[1]}};
+    *n = (struct exit_note){
+        .name = e->name, .reason = e->reason, .rip = v->hv->get(v, HV_RIP), .info = {e->info[0], e->info[1]}};
     v->exits++;
     if (v->config.platform.trace) {
         char text[200];
-        snprintf(text, sizeof(text), "%llu %llu %s rip=%#llx info=%#llx,%#llx rax=%#llx rcx=%#llx rdx=%#llx", (unsigned long long)v->exits,
-                 (unsigned long long)machine_now(v), n->name, (unsigned long long)n->rip, (unsigned long long)n->info[0],
-                 (unsigned long long)n->info[1], (unsigned long long)v->regs.rax, (unsigned long long)v->regs.rcx,
-                 (unsigned long long)v->regs.rdx);
+        snprintf(text, sizeof(text), "%llu %llu %s rip=%#llx info=%#llx,%#llx rax=%#llx rcx=%#llx rdx=%#llx",
+                 (unsigned long long)v->exits, (unsigned long long)machine_now(v), n->name, (unsigned long long)n->rip,
+                 (unsigned long long)n->info[0], (unsigned long long)n->info[1], (unsigned long long)v->regs.rax,
+                 (unsigned long long)v->regs.rcx, (unsigned long long)v->regs.rdx);
         v->config.platform.trace(v->config.platform.opaque, text);
     }
 }
@@ -97,8 +99,8 @@ void vmm_print_stats(struct vmm *v, void (*line)(void *opaque, const char *text)
     say(&s, "%-28s %12s %7s %12s %10s", v->hv->name, "exits", "share", "handled, ms", "each, ns");
     for (unsigned i = 0; i < n; i++) {
         const struct exit_stat *e = order[i];
-        say(&s, "%-28s %12llu %6.1f%% %12.3f %10.0f", e->name, (unsigned long long)e->count, 100.0 * (double)e->count / (double)count,
-            (double)e->ns / 1e6, (double)e->ns / (double)e->count);
+        say(&s, "%-28s %12llu %6.1f%% %12.3f %10.0f", e->name, (unsigned long long)e->count,
+            100.0 * (double)e->count / (double)count, (double)e->ns / 1e6, (double)e->ns / (double)e->count);
     }
     say(&s, "%-28s %12llu %6.1f%% %12.3f", "all", (unsigned long long)count, count ? 100.0 : 0.0, (double)ns / 1e6);
     struct vmenter_stats st;
@@ -112,19 +114,20 @@ static void dump_registers(struct vmm *v, const struct sink *s)
                                          "r8 ", "r9 ", "r10", "r11", "r12", "r13", "r14", "r15"};
     static const char *const seg[HV_SEGS] = {"es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr", "gdtr", "idtr"};
     for (unsigned i = 0; i < 16; i += 4) {
-        say(s, "  %s %016llx  %s %016llx  %s %016llx  %s %016llx", name[i], (unsigned long long)v->regs.reg[i], name[i + 1],
-            (unsigned long long)v->regs.reg[i + 1], name[i + 2], (unsigned long long)v->regs.reg[i + 2], name[i + 3],
-            (unsigned long long)v->regs.reg[i + 3]);
+        say(s, "  %s %016llx  %s %016llx  %s %016llx  %s %016llx", name[i], (unsigned long long)v->regs.reg[i],
+            name[i + 1], (unsigned long long)v->regs.reg[i + 1], name[i + 2], (unsigned long long)v->regs.reg[i + 2],
+            name[i + 3], (unsigned long long)v->regs.reg[i + 3]);
     }
     say(s, "  rip %016llx  rflags %08llx  cpl %u", (unsigned long long)v->hv->get(v, HV_RIP),
         (unsigned long long)v->hv->get(v, HV_RFLAGS), v->hv->cpl(v));
     say(s, "  cr0 %08llx  cr2 %016llx  cr3 %016llx  cr4 %08llx  efer %04llx", (unsigned long long)v->hv->get(v, HV_CR0),
-        (unsigned long long)v->hv->get(v, HV_CR2), (unsigned long long)v->hv->get(v, HV_CR3), (unsigned long long)v->hv->get(v, HV_CR4),
-        (unsigned long long)v->hv->get(v, HV_EFER));
+        (unsigned long long)v->hv->get(v, HV_CR2), (unsigned long long)v->hv->get(v, HV_CR3),
+        (unsigned long long)v->hv->get(v, HV_CR4), (unsigned long long)v->hv->get(v, HV_EFER));
     for (unsigned i = 0; i < HV_SEGS; i++) {
         struct hv_segment g;
         v->hv->get_seg(v, (enum hv_seg)i, &g);
-        say(s, "  %-4s %04x  base %016llx  limit %08x  rights %05x", seg[i], g.sel, (unsigned long long)g.base, g.limit, g.ar);
+        say(s, "  %-4s %04x  base %016llx  limit %08x  rights %05x", seg[i], g.sel, (unsigned long long)g.base, g.limit,
+            g.ar);
     }
 }
 
@@ -166,7 +169,7 @@ void vmm_dump(struct vmm *v, void (*line)(void *opaque, const char *text), void 
     say(&s, "last exits, the latest last:");
     for (uint64_t i = v->exits > RING_SLOTS ? v->exits - RING_SLOTS : 0; i < v->exits; i++) {
         const struct exit_note *n = &v->ring[i % RING_SLOTS];
-        say(&s, "  %-24s rip %016llx  info %#llx %#llx", n->name, (unsigned long long)n->rip, (unsigned long long)n->info[0],
-            (unsigned long long)n->info[1]);
+        say(&s, "  %-24s rip %016llx  info %#llx %#llx", n->name, (unsigned long long)n->rip,
+            (unsigned long long)n->info[0], (unsigned long long)n->info[1]);
     }
 }

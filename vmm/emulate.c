@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * emulate.c: accesses of the guest to guest-physical addresses that are not RAM: the instruction at RIP is decoded and carried out
- * on the device.
+ * emulate.c: accesses of the guest to guest-physical addresses that are not RAM: the instruction at RIP is decoded and
+ * carried out on the device.
  *
- * Covers the instructions that drivers use on device registers: moves in all forms, string moves, and the two-operand arithmetic
- * ones. One operand is in memory and is the one that the exit told of; what else the instruction touches (the other side of
- * MOVS) goes through the guest's paging.
+ * Covers the instructions that drivers use on device registers: moves in all forms, string moves, and the two-operand
+ * arithmetic ones. One operand is in memory and is the one that the exit told of; what else the instruction touches
+ * (the other side of MOVS) goes through the guest's paging.
  */
 #include <string.h>
 
@@ -28,8 +28,13 @@ static bool decode(struct vmm *v, struct insn *in)
         v->hv->get_seg(v, HV_CS, &cs);
         n = mem_peek(v, (bits == 64 ? 0 : cs.base) + v->hv->get(v, HV_RIP), code, sizeof(code));
     }
-    ZydisDecoderInit(&d, bits == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : bits == 32 ? ZYDIS_MACHINE_MODE_LEGACY_32 : ZYDIS_MACHINE_MODE_LEGACY_16,
-                     bits == 64 ? ZYDIS_STACK_WIDTH_64 : bits == 32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_16);
+    ZydisDecoderInit(&d,
+                     bits == 64   ? ZYDIS_MACHINE_MODE_LONG_64
+                     : bits == 32 ? ZYDIS_MACHINE_MODE_LEGACY_32
+                                  : ZYDIS_MACHINE_MODE_LEGACY_16,
+                     bits == 64   ? ZYDIS_STACK_WIDTH_64
+                     : bits == 32 ? ZYDIS_STACK_WIDTH_32
+                                  : ZYDIS_STACK_WIDTH_16);
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, code, n, &in->i, in->op));
 }
 
@@ -48,9 +53,13 @@ uint8_t emulate_gpr(struct vmm *v)
     return (uint8_t)((in.i.raw.modrm.rm | (in.i.raw.rex.B ? 8 : 0)) & 15);
 }
 
-/* ---- registers ------------------------------------------------------------------------------------------------------- */
+/* ---- registers
+ * ------------------------------------------------------------------------------------------------------- */
 
-static bool is_high_byte(ZydisRegister r) { return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH; }
+static bool is_high_byte(ZydisRegister r)
+{
+    return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
 
 static uint64_t read_reg(struct vmm *v, ZydisRegister r)
 {
@@ -67,7 +76,8 @@ static void write_reg(struct vmm *v, ZydisRegister r, unsigned size, uint64_t va
         *p = (*p & ~UINT64_C(0xff00)) | (value & 0xff) << 8;
         return;
     }
-    uint64_t *p = &v->regs.reg[ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r)) & 15];
+    uint64_t *p =
+        &v->regs.reg[ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r)) & 15];
     *p = size == 8 ? value : size == 4 ? (uint32_t)value : (*p & ~device_ones(size)) | (value & device_ones(size));
 }
 
@@ -77,9 +87,13 @@ static int64_t sign_extend(uint64_t value, unsigned size)
     return (int64_t)(value << shift) >> shift;
 }
 
-/* ---- operands ---------------------------------------------------------------------------------------------------------- */
+/* ---- operands
+ * ---------------------------------------------------------------------------------------------------------- */
 
-static unsigned size_of(const ZydisDecodedOperand *o) { return o->size / 8; }
+static unsigned size_of(const ZydisDecodedOperand *o)
+{
+    return o->size / 8;
+}
 
 static uint64_t read_operand(struct vmm *v, const struct exit *e, const ZydisDecodedOperand *o)
 {
@@ -101,7 +115,8 @@ static void write_operand(struct vmm *v, const struct exit *e, const ZydisDecode
     }
 }
 
-/* ---- arithmetic ---------------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic
+ * ---------------------------------------------------------------------------------------------------------- */
 
 enum { CF = 0x1, PF = 0x4, AF = 0x10, ZF = 0x40, SF = 0x80, OF = 0x800 };
 
@@ -152,7 +167,8 @@ static bool arithmetic(struct vmm *v, ZydisMnemonic m, uint64_t a, uint64_t b, u
     return true;
 }
 
-/* ---- strings --------------------------------------------------------------------------------------------------------------- */
+/* ---- strings
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static void step(uint64_t *reg, unsigned addr_bits, int64_t by)
 {
@@ -187,7 +203,8 @@ static bool string_step(struct vmm *v, const struct exit *e, const struct insn *
         return true;
     }
     if (movs || lods) {
-        ZydisRegister seg = in->op[movs ? 1 : 0].type == ZYDIS_OPERAND_TYPE_MEMORY ? in->op[movs ? 1 : 0].mem.segment : ZYDIS_REGISTER_DS;
+        ZydisRegister seg = in->op[movs ? 1 : 0].type == ZYDIS_OPERAND_TYPE_MEMORY ? in->op[movs ? 1 : 0].mem.segment
+                                                                                   : ZYDIS_REGISTER_DS;
         if (lods) {
             seg = in->op[1].mem.segment;
         }
@@ -230,7 +247,8 @@ static bool string_step(struct vmm *v, const struct exit *e, const struct insn *
     return true;
 }
 
-/* ---- the exit ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the exit
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 /* True: the instruction is complete. */
 static bool carry_out(struct vmm *v, const struct exit *e, const struct insn *in)
@@ -243,7 +261,9 @@ static bool carry_out(struct vmm *v, const struct exit *e, const struct insn *in
     case ZYDIS_MNEMONIC_MOVNTI:
     case ZYDIS_MNEMONIC_MOVZX: write_operand(v, e, d, read_operand(v, e, s)); return true;
     case ZYDIS_MNEMONIC_MOVSX:
-    case ZYDIS_MNEMONIC_MOVSXD: write_operand(v, e, d, (uint64_t)sign_extend(read_operand(v, e, s), size_of(s))); return true;
+    case ZYDIS_MNEMONIC_MOVSXD:
+        write_operand(v, e, d, (uint64_t)sign_extend(read_operand(v, e, s), size_of(s)));
+        return true;
     case ZYDIS_MNEMONIC_MOVBE: {
         uint64_t x = __builtin_bswap64(read_operand(v, e, s)) >> (64 - s->size);
         write_operand(v, e, d, x);
@@ -291,7 +311,8 @@ static bool carry_out(struct vmm *v, const struct exit *e, const struct insn *in
         }
         return true;
     }
-    vmm_stop(v, VMM_CRASH, "%s on guest-physical %#llx, where there is no RAM: this VMM does not emulate the instruction",
+    vmm_stop(v, VMM_CRASH,
+             "%s on guest-physical %#llx, where there is no RAM: this VMM does not emulate the instruction",
              ZydisMnemonicGetString(in->i.mnemonic), (unsigned long long)e->mem.gpa);
     return false;
 }
@@ -308,7 +329,8 @@ void exit_second(struct vmm *v, const struct exit *e)
     } else if (e->mem.fetch) {
         vmm_stop(v, VMM_CRASH, "the guest executes at guest-physical %#llx, where there is no RAM", gpa);
     } else if (e->vectoring.valid) {
-        vmm_stop(v, VMM_CRASH, "event %u is delivered to guest-physical %#llx, where there is no RAM", e->vectoring.vector, gpa);
+        vmm_stop(v, VMM_CRASH, "event %u is delivered to guest-physical %#llx, where there is no RAM",
+                 e->vectoring.vector, gpa);
     } else if (!decode(v, &in)) {
         vmm_stop(v, VMM_CRASH, "the instruction that accesses guest-physical %#llx cannot be decoded", gpa);
     } else if (carry_out(v, e, &in)) {

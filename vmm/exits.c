@@ -8,7 +8,8 @@
 
 #include "vmm/vm.h"
 
-/* ---- CPUID: the processor's, without virtualization, with our local APIC ------------------------------------------------ */
+/* ---- CPUID: the processor's, without virtualization, with our local APIC
+ * ------------------------------------------------ */
 
 #define HYPERVISOR_LEAF 0x40000000u
 
@@ -28,8 +29,9 @@ void exit_cpuid(struct vmm *v)
     switch (leaf) {
     case 1:
         r[1] = (r[1] & 0xffff) | 1 << 16; /* initial APIC ID 0, one logical processor */
-        r[2] &= ~(1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 18 | 1 << 27); /* MONITOR DS-CPL VMX SMX EST TM2 PDCM DCA */
-        r[2] |= 1 << 21 | 1 << 24 | 1 << 31;                                     /* x2APIC, TSC-deadline, hypervisor */
+        r[2] &= ~(1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 18 |
+                  1 << 27);                  /* MONITOR DS-CPL VMX SMX EST TM2 PDCM DCA */
+        r[2] |= 1 << 21 | 1 << 24 | 1 << 31; /* x2APIC, TSC-deadline, hypervisor */
         if (v->hv->get(v, HV_CR4) & CR4_OSXSAVE) {
             r[2] |= 1 << 27;
         }
@@ -69,7 +71,8 @@ void exit_cpuid(struct vmm *v)
         r[3] = 0;
         break;
     case 0x80000001:
-        r[2] &= ~(1 << 2 | 1 << 3 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 23 | 1 << 24 | 1 << 28); /* SVM, ext. APIC, OSVW, IBS, SKINIT, ... */
+        r[2] &= ~(1 << 2 | 1 << 3 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 23 | 1 << 24 |
+                  1 << 28); /* SVM, ext. APIC, OSVW, IBS, SKINIT, ... */
         break;
     case 0x80000007: r[0] = r[1] = r[2] = 0; break;
     case 0x80000008:
@@ -86,7 +89,8 @@ void exit_cpuid(struct vmm *v)
     v->regs.rdx = (uint32_t)r[3];
 }
 
-/* ---- MSRs ----------------------------------------------------------------------------------------------------------- */
+/* ---- MSRs -----------------------------------------------------------------------------------------------------------
+ */
 
 enum {
     MSR_PLATFORM_ID = 0x17,
@@ -117,15 +121,16 @@ enum {
 
 void msr_init(struct vmm *v)
 {
-    static const uint32_t passed[] = {MSR_STAR, MSR_LSTAR, MSR_CSTAR, MSR_SFMASK, MSR_KERNEL_GS, MSR_FS_BASE, MSR_GS_BASE,
-                                      MSR_SYSENTER_CS, MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_TSC_AUX};
+    static const uint32_t passed[] = {MSR_STAR,         MSR_LSTAR,        MSR_CSTAR,   MSR_SFMASK,
+                                      MSR_KERNEL_GS,    MSR_FS_BASE,      MSR_GS_BASE, MSR_SYSENTER_CS,
+                                      MSR_SYSENTER_ESP, MSR_SYSENTER_EIP, MSR_TSC_AUX};
     for (unsigned i = 0; i < sizeof(passed) / sizeof(*passed); i++) {
         v->hv->pass_msr(v, passed[i], true, true);
     }
     v->hv->pass_msr(v, MSR_TSC, true, false);
     v->hv->pass_msr(v, MSR_PAT, true, true);
     v->msr.misc_enable = v->intel ? 1 | 1 << 11 | 1 << 12 : 0; /* fast strings; no BTS, no PEBS */
-    v->msr.mtrr_def_type = 0xc06;                              /* on, write-back: the APICs are uncached by their range */
+    v->msr.mtrr_def_type = 0xc06; /* on, write-back: the APICs are uncached by their range */
     v->msr.mtrr_phys[0] = 0xc0000000;
     v->msr.mtrr_phys[1] = (((UINT64_C(1) << v->phys_bits) - 1) & ~UINT64_C(0x3fffffff)) | 1 << 11;
     for (unsigned i = 0; i < 11; i++) {
@@ -153,7 +158,10 @@ static uint64_t *mtrr(struct vmm *v, uint32_t msr)
     return NULL;
 }
 
-static bool is_memory_type(uint64_t t) { return t == 0 || t == 1 || (t >= 4 && t <= 6); }
+static bool is_memory_type(uint64_t t)
+{
+    return t == 0 || t == 1 || (t >= 4 && t <= 6);
+}
 
 /* SDM "MTRR Feature Identification" and what follows it: reserved bits and types are #GP. */
 static bool mtrr_valid(const struct vmm *v, uint32_t msr, uint64_t value)
@@ -175,7 +183,8 @@ static bool mtrr_valid(const struct vmm *v, uint32_t msr, uint64_t value)
 
 static bool is_apic_msr(uint32_t msr)
 {
-    return msr == MSR_APIC_BASE || msr == LAPIC_MSR_TSC_DEADLINE || (msr >= LAPIC_MSR_X2APIC && msr <= LAPIC_MSR_X2APIC + 0xff);
+    return msr == MSR_APIC_BASE || msr == LAPIC_MSR_TSC_DEADLINE ||
+           (msr >= LAPIC_MSR_X2APIC && msr <= LAPIC_MSR_X2APIC + 0xff);
 }
 
 static bool read_msr(struct vmm *v, uint32_t msr, uint64_t *value)
@@ -299,9 +308,7 @@ static bool write_msr(struct vmm *v, uint32_t msr, uint64_t value)
         return true;
     case MSR_MCG_STATUS: v->msr.mcg_status = value; return true;
     case MSR_UCODE_REV: return true; /* reading the revision begins with a write of 0 */
-    case MSR_SPEC_CTRL:
-        v->msr.spec_ctrl = value;
-        return true;
+    case MSR_SPEC_CTRL: v->msr.spec_ctrl = value; return true;
     case MSR_PRED_CMD:
     case MSR_FLUSH_CMD: return !(value & ~UINT64_C(1));
     case MSR_XSS:
@@ -350,9 +357,11 @@ bool exit_wrmsr(struct vmm *v)
     return true;
 }
 
-/* ---- control registers -------------------------------------------------------------------------------------------------- */
+/* ---- control registers
+ * -------------------------------------------------------------------------------------------------- */
 
-/* MOV to CR0 as the guest sees it (SDM "MOV: Move to/from Control Registers"). What hardware then really has is hv's matter. */
+/* MOV to CR0 as the guest sees it (SDM "MOV: Move to/from Control Registers"). What hardware then really has is hv's
+ * matter. */
 static bool write_cr0(struct vmm *v, uint64_t value)
 {
     uint64_t old = v->hv->get(v, HV_CR0), efer = v->hv->get(v, HV_EFER), cr4 = v->hv->get(v, HV_CR4);
@@ -388,12 +397,12 @@ static bool write_cr4(struct vmm *v, uint64_t value)
     __cpuidex(r1, 1, 0);
     __cpuidex(r7, 7, 0);
     uint64_t valid = 0x5ff | 1 << 9 | 1 << 10;
-    valid |= r1[2] & 1 << 17 ? UINT64_C(1) << 17 : 0;  /* PCIDE */
+    valid |= r1[2] & 1 << 17 ? UINT64_C(1) << 17 : 0; /* PCIDE */
     valid |= r1[2] & 1 << 26 ? CR4_OSXSAVE : 0;
-    valid |= r7[1] & 1 << 0 ? UINT64_C(1) << 16 : 0;   /* FSGSBASE */
-    valid |= r7[1] & 1 << 7 ? UINT64_C(1) << 20 : 0;   /* SMEP */
+    valid |= r7[1] & 1 << 0 ? UINT64_C(1) << 16 : 0; /* FSGSBASE */
+    valid |= r7[1] & 1 << 7 ? UINT64_C(1) << 20 : 0; /* SMEP */
     valid |= r7[1] & 1 << 20 ? CR4_SMAP : 0;
-    valid |= r7[2] & 1 << 2 ? UINT64_C(1) << 11 : 0;   /* UMIP */
+    valid |= r7[2] & 1 << 2 ? UINT64_C(1) << 11 : 0; /* UMIP */
     valid |= r7[2] & 1 << 3 ? CR4_PKE : 0;
     valid |= r7[2] & 1 << 16 ? CR4_LA57 : 0;
     bool lma = efer & EFER_LMA;
@@ -413,9 +422,7 @@ bool exit_cr(struct vmm *v, const struct exit *e)
     bool ok = true;
     switch (e->cr.op) {
     case CR_CLTS: v->hv->set(v, HV_CR0, cr0 & ~CR0_TS); break;
-    case CR_LMSW: /* sets PE, never clears it */
-        ok = write_cr0(v, (cr0 & ~UINT64_C(0xe)) | (e->cr.lmsw & 0xf));
-        break;
+    case CR_LMSW: /* sets PE, never clears it */ ok = write_cr0(v, (cr0 & ~UINT64_C(0xe)) | (e->cr.lmsw & 0xf)); break;
     case CR_MOV_FROM:
         switch (e->cr.cr) {
         case 0: *gpr = cr0; break;
@@ -449,9 +456,13 @@ bool exit_cr(struct vmm *v, const struct exit *e)
     return ok;
 }
 
-/* ---- port I/O --------------------------------------------------------------------------------------------------------------- */
+/* ---- port I/O
+ * --------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t masked(uint64_t value, unsigned addr_size) { return addr_size == 8 ? value : value & device_ones(addr_size); }
+static uint64_t masked(uint64_t value, unsigned addr_size)
+{
+    return addr_size == 8 ? value : value & device_ones(addr_size);
+}
 
 static void advance(uint64_t *reg, unsigned addr_size, int64_t by)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * host_timer.c: the host processor's own local APIC, in x2APIC mode with the timer in TSC-deadline mode: how the VMM gets control
- * at a time under SVM, and wakes from __halt() under both.
+ * host_timer.c: the host processor's own local APIC, in x2APIC mode with the timer in TSC-deadline mode: how the VMM
+ * gets control at a time under SVM, and wakes from __halt() under both.
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * hv.h: what differs between VMX and SVM, behind one small interface. vmx.c and svm.c implement it; nothing else in this folder
- * knows a VMCS or a VMCB.
+ * hv.h: what differs between VMX and SVM, behind one small interface. vmx.c and svm.c implement it; nothing else in
+ * this folder knows a VMCS or a VMCB.
  */
 #ifndef VMM_HV_H
 #define VMM_HV_H
@@ -20,27 +20,33 @@ enum exit_kind {
     EXIT_WRMSR,
     EXIT_CR,
     EXIT_XSETBV,
-    EXIT_CACHE,       /* INVD, WBINVD: skipped */
-    EXIT_SECOND,      /* EPT violation, nested page fault */
-    EXIT_INTERRUPT,   /* the host's */
-    EXIT_NMI,         /* the host's: a kick */
-    EXIT_WINDOW,      /* the guest can take an interrupt now */
+    EXIT_CACHE,     /* INVD, WBINVD: skipped */
+    EXIT_SECOND,    /* EPT violation, nested page fault */
+    EXIT_INTERRUPT, /* the host's */
+    EXIT_NMI,       /* the host's: a kick */
+    EXIT_WINDOW,    /* the guest can take an interrupt now */
     EXIT_NMI_WINDOW,
-    EXIT_TIMER,       /* VMX-preemption timer */
+    EXIT_TIMER, /* VMX-preemption timer */
     EXIT_EXCEPTION,
-    EXIT_UNDEFINED,   /* an instruction that the guest does not have: #UD */
-    EXIT_FORBIDDEN,   /* one that it must not execute: #GP(0) */
+    EXIT_UNDEFINED, /* an instruction that the guest does not have: #UD */
+    EXIT_FORBIDDEN, /* one that it must not execute: #GP(0) */
     EXIT_PAUSE,
     EXIT_TRIPLE,
-    EXIT_ENTRY_FAILED,/* guest state or VMCB invalid */
+    EXIT_ENTRY_FAILED, /* guest state or VMCB invalid */
     EXIT_UNEXPECTED,
 };
 
 enum cr_op { CR_MOV_TO, CR_MOV_FROM, CR_CLTS, CR_LMSW };
 
 /* An event to inject, or one whose delivery the exit interrupted. Types with VMX's numbers. */
-enum event_type { EVENT_INTERRUPT = 0, EVENT_NMI = 2, EVENT_EXCEPTION = 3, EVENT_SOFT_INTERRUPT = 4, EVENT_PRIVILEGED = 5,
-                  EVENT_SOFT_EXCEPTION = 6 };
+enum event_type {
+    EVENT_INTERRUPT = 0,
+    EVENT_NMI = 2,
+    EVENT_EXCEPTION = 3,
+    EVENT_SOFT_INTERRUPT = 4,
+    EVENT_PRIVILEGED = 5,
+    EVENT_SOFT_EXCEPTION = 6
+};
 struct event {
     bool valid, has_error;
     uint8_t vector, type;
@@ -53,7 +59,7 @@ struct exit {
     uint64_t reason;  /* basic exit reason, or exit code */
     uint64_t info[2]; /* exit qualification and guest-physical address; EXITINFO1 and EXITINFO2 */
     const char *name;
-    uint8_t len;      /* length of the instruction; 0: not known */
+    uint8_t len; /* length of the instruction; 0: not known */
     union {
         struct {
             uint16_t port;
@@ -80,12 +86,29 @@ struct exit {
     struct event vectoring; /* its delivery was interrupted by this exit: to be injected again */
 };
 
-enum hv_reg { HV_RIP, HV_RSP, HV_RFLAGS, HV_CR0, HV_CR2, HV_CR3, HV_CR4, HV_EFER, HV_DR7, HV_PAT, HV_SYSENTER_CS, HV_SYSENTER_ESP, HV_SYSENTER_EIP,
-              HV_DEBUGCTL, HV_TSC_OFFSET, HV_REGS };
+enum hv_reg {
+    HV_RIP,
+    HV_RSP,
+    HV_RFLAGS,
+    HV_CR0,
+    HV_CR2,
+    HV_CR3,
+    HV_CR4,
+    HV_EFER,
+    HV_DR7,
+    HV_PAT,
+    HV_SYSENTER_CS,
+    HV_SYSENTER_ESP,
+    HV_SYSENTER_EIP,
+    HV_DEBUGCTL,
+    HV_TSC_OFFSET,
+    HV_REGS
+};
 
 enum hv_seg { HV_ES, HV_CS, HV_SS, HV_DS, HV_FS, HV_GS, HV_LDTR, HV_TR, HV_GDTR, HV_IDTR, HV_SEGS };
 
-/* Access rights in the VMCS's layout: type, S, DPL, P, AVL, L, D/B, G, unusable in bit 16. GDTR, IDTR: base and limit. */
+/* Access rights in the VMCS's layout: type, S, DPL, P, AVL, L, D/B, G, unusable in bit 16. GDTR, IDTR: base and limit.
+ */
 #define HV_AR_UNUSABLE 0x10000u
 struct hv_segment {
     uint64_t base;
@@ -99,8 +122,8 @@ struct hv_ops {
     /* Turns it on, builds the control structures. False: v->error says why. */
     bool (*init)(struct vmm *v);
     void (*off)(struct vmm *v);
-    /* Enters the guest with v->regs; a device deadline at host TSC `until` brings control back. False: refused before the guest's
-     * state was loaded (VMfail). */
+    /* Enters the guest with v->regs; a device deadline at host TSC `until` brings control back. False: refused before
+     * the guest's state was loaded (VMfail). */
     bool (*enter)(struct vmm *v, uint64_t until);
     /* Reads why the guest was left. */
     void (*decode)(struct vmm *v, struct exit *e);

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * linux.c: a bzImage by the 64-bit boot protocol (Linux documentation, "The Linux/x86 Boot Protocol", "64-bit Boot Protocol").
+ * linux.c: a bzImage by the 64-bit boot protocol (Linux documentation, "The Linux/x86 Boot Protocol", "64-bit Boot
+ * Protocol").
  *
- * Guest-physical layout: below 1 MiB boot_params, the command line, GDT and identity page tables; ACPI tables at 0xe0000; the
- * kernel at its preferred address; the initrd as high as the kernel allows.
+ * Guest-physical layout: below 1 MiB boot_params, the command line, GDT and identity page tables; ACPI tables at
+ * 0xe0000; the kernel at its preferred address; the initrd as high as the kernel allows.
  */
 #include <stdarg.h>
 #include <stdio.h>
@@ -59,7 +60,10 @@ static uint64_t get(const uint8_t *p, unsigned off, unsigned bytes)
     return v;
 }
 
-static void put(uint8_t *p, unsigned off, uint64_t v, unsigned bytes) { memcpy(p + off, &v, bytes); }
+static void put(uint8_t *p, unsigned off, uint64_t v, unsigned bytes)
+{
+    memcpy(p + off, &v, bytes);
+}
 
 static bool fail(struct vmm *v, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static bool fail(struct vmm *v, const char *fmt, ...)
@@ -93,15 +97,18 @@ static bool check_image(struct vmm *v, struct image *im)
     const struct vmm_file *f = &v->config.kernel;
     const uint8_t *p = f->data;
     if (f->size < HEADER_END) {
-        return fail(v, "%s: %zu bytes are too few for a kernel: the file is truncated; fetch it again", f->name, f->size);
+        return fail(v, "%s: %zu bytes are too few for a kernel: the file is truncated; fetch it again", f->name,
+                    f->size);
     }
     if (get(p, BOOT_FLAG, 2) != 0xaa55 || memcmp(p + MAGIC, "HdrS", 4)) {
-        return fail(v, "%s: not a bzImage (no boot flag or no \"HdrS\"): --kernel wants a Linux/x86 bzImage (vmlinuz)", f->name);
+        return fail(v, "%s: not a bzImage (no boot flag or no \"HdrS\"): --kernel wants a Linux/x86 bzImage (vmlinuz)",
+                    f->name);
     }
     unsigned version = (unsigned)get(p, VERSION, 2);
     if (version < 0x20c || !(get(p, XLOADFLAGS, 2) & XLF_KERNEL_64)) {
-        return fail(v, "%s: no 64-bit entry point (boot protocol %u.%02u): a 64-bit kernel of version 3.8 or later is needed", f->name,
-                    version >> 8, version & 0xff);
+        return fail(
+            v, "%s: no 64-bit entry point (boot protocol %u.%02u): a 64-bit kernel of version 3.8 or later is needed",
+            f->name, version >> 8, version & 0xff);
     }
     if (!(p[LOADFLAGS] & LOADED_HIGH)) {
         return fail(v, "%s: a zImage that loads low: build a bzImage", f->name);
@@ -124,13 +131,14 @@ static bool check_image(struct vmm *v, struct image *im)
     if (p[RELOCATABLE_KERNEL] && im->load + im->init_size > v->low) {
         uint64_t align = get(p, KERNEL_ALIGNMENT, 4);
         if (!align || (align & (align - 1))) {
-            return fail(v, "%s: a kernel alignment of %#llx makes no sense: the file is damaged", f->name, (unsigned long long)align);
+            return fail(v, "%s: a kernel alignment of %#llx makes no sense: the file is damaged", f->name,
+                        (unsigned long long)align);
         }
         im->load = (GUEST_1M + align - 1) & ~(align - 1);
     }
     if (im->load < GUEST_1M || im->load > v->low || im->init_size > v->low - im->load) {
-        return fail(v, "%s: the kernel needs %llu MiB of RAM from %#llx, the guest has %llu MiB: use a larger --mem", f->name,
-                    (unsigned long long)(im->init_size + 0xfffff) >> 20, (unsigned long long)im->load,
+        return fail(v, "%s: the kernel needs %llu MiB of RAM from %#llx, the guest has %llu MiB: use a larger --mem",
+                    f->name, (unsigned long long)(im->init_size + 0xfffff) >> 20, (unsigned long long)im->load,
                     (unsigned long long)v->config.mem >> 20);
     }
     return true;
@@ -146,8 +154,8 @@ static bool load_initrd(struct vmm *v, const struct image *im, uint8_t *bp)
     top = top < v->low ? top : v->low;
     uint64_t floor = im->load + im->init_size;
     if (f->size > top || ((top - f->size) & ~(uint64_t)(VMM_PAGE - 1)) < floor) {
-        return fail(v, "%s: an initrd of %zu KiB does not fit above the kernel in %llu MiB of RAM: use a larger --mem", f->name,
-                    f->size >> 10, (unsigned long long)v->config.mem >> 20);
+        return fail(v, "%s: an initrd of %zu KiB does not fit above the kernel in %llu MiB of RAM: use a larger --mem",
+                    f->name, f->size >> 10, (unsigned long long)v->config.mem >> 20);
     }
     uint64_t at = (top - f->size) & ~(uint64_t)(VMM_PAGE - 1);
     memcpy(mem_guest(v, at, f->size), f->data, f->size);
@@ -175,7 +183,8 @@ static void set_segment(struct vmm *v, enum hv_seg s, uint16_t sel, uint32_t ar,
     v->hv->set_seg(v, s, &seg);
 }
 
-/* "64-bit Boot Protocol": long mode, flat segments __BOOT_CS 0x10 and __BOOT_DS 0x18, RSI boot_params, interrupts off. */
+/* "64-bit Boot Protocol": long mode, flat segments __BOOT_CS 0x10 and __BOOT_DS 0x18, RSI boot_params, interrupts off.
+ */
 static void set_state(struct vmm *v, uint64_t entry)
 {
     uint64_t *gdt = mem_guest(v, BOOT_GDT, 64);
@@ -215,8 +224,8 @@ bool linux_load(struct vmm *v)
     uint64_t room = get(im.setup, CMDLINE_SIZE, 4);
     room = room && room < CMDLINE_ROOM - 1 ? room : CMDLINE_ROOM - 1;
     if (strlen(cmdline) > room) {
-        return fail(v, "the kernel's command line has %zu characters, this kernel takes %llu: shorten --append", strlen(cmdline),
-                    (unsigned long long)room);
+        return fail(v, "the kernel's command line has %zu characters, this kernel takes %llu: shorten --append",
+                    strlen(cmdline), (unsigned long long)room);
     }
     memcpy(mem_guest(v, BOOT_CMDLINE, CMDLINE_ROOM), cmdline, strlen(cmdline) + 1);
 
@@ -242,8 +251,16 @@ bool linux_load(struct vmm *v)
     if (v->high) {
         add_e820(bp, GUEST_HIGH, GUEST_HIGH + v->high, E820_RAM);
     }
-    const struct acpi_config acpi = {.cpus = 1, .lapic_base = GUEST_LAPIC, .ioapic_base = GUEST_IOAPIC, .ioapic_id = 1, .pm_base = 0x600,
-                                     .reset_port = 0xcf9, .sci_irq = 9, .century = 0x32, .uart_port = 0x3f8, .uart_irq = 4};
+    const struct acpi_config acpi = {.cpus = 1,
+                                     .lapic_base = GUEST_LAPIC,
+                                     .ioapic_base = GUEST_IOAPIC,
+                                     .ioapic_id = 1,
+                                     .pm_base = 0x600,
+                                     .reset_port = 0xcf9,
+                                     .sci_irq = 9,
+                                     .century = 0x32,
+                                     .uart_port = 0x3f8,
+                                     .uart_irq = 4};
     uint8_t *bios = mem_guest(v, GUEST_BIOS, GUEST_1M - GUEST_BIOS);
     memset(bios, 0, GUEST_1M - GUEST_BIOS);
     if (!acpi_build_tables(bios, GUEST_1M - GUEST_BIOS, GUEST_BIOS, &acpi)) {

@@ -2,7 +2,8 @@
  *
  * machine.c: the guest's devices: who is at which port and address, which line goes where, and whose time has come.
  *
- * Interrupt lines as on a PC: ISA line n goes to the 8259s and to I/O APIC pin n, line 0 to pin 2; the 8259s' INTR to LINT0.
+ * Interrupt lines as on a PC: ISA line n goes to the 8259s and to I/O APIC pin n, line 0 to pin 2; the 8259s' INTR to
+ * LINT0.
  */
 #include <vmenter/intrin.h>
 
@@ -11,7 +12,8 @@
 #define SCI_IRQ 9
 #define POLL_NS (UINT64_C(10) * 1000 * 1000) /* how often the outside world is looked at, guest time */
 
-/* ---- time ---------------------------------------------------------------------------------------------------------- */
+/* ---- time ----------------------------------------------------------------------------------------------------------
+ */
 
 static uint64_t tsc_to_ns(const struct vmm *v, uint64_t tsc)
 {
@@ -26,9 +28,13 @@ uint64_t machine_tsc_of(struct vmm *v, uint64_t ns)
     return v->tsc_start + device_muldiv_up(ns, (uint32_t)v->tsc_khz, 1000000);
 }
 
-uint64_t machine_now(struct vmm *v) { return tsc_to_ns(v, __rdtsc()); }
+uint64_t machine_now(struct vmm *v)
+{
+    return tsc_to_ns(v, __rdtsc());
+}
 
-/* ---- lines --------------------------------------------------------------------------------------------------------- */
+/* ---- lines ---------------------------------------------------------------------------------------------------------
+ */
 
 static void isa_line(void *opaque, unsigned irq, bool level)
 {
@@ -73,7 +79,8 @@ static void lapic_signal(void *opaque, struct lapic *l, enum apic_delivery what,
     }
 }
 
-/* ---- requests and output --------------------------------------------------------------------------------------------- */
+/* ---- requests and output
+ * --------------------------------------------------------------------------------------------- */
 
 static void request(void *opaque, enum device_request what, uint32_t value)
 {
@@ -99,7 +106,8 @@ static void serial_put(void *opaque, uint8_t byte)
 void machine_poll_input(struct vmm *v)
 {
     const struct vmm_platform *p = &v->config.platform;
-    /* Nobody listens before the guest's driver has opened the port: what came earlier would be lost with its FIFO reset. */
+    /* Nobody listens before the guest's driver has opened the port: what came earlier would be lost with its FIFO
+     * reset. */
     while (!v->input_done && p->serial_in && uart_listens(&v->uart) && uart_can_receive(&v->uart)) {
         int c = p->serial_in(p->opaque);
         if (c == -1) {
@@ -113,9 +121,11 @@ void machine_poll_input(struct vmm *v)
     }
 }
 
-/* ---- the map ---------------------------------------------------------------------------------------------------------- */
+/* ---- the map
+ * ---------------------------------------------------------------------------------------------------------- */
 
-static void add_ports(struct vmm *v, uint16_t base, unsigned len, uint64_t offset, const struct device_ops *ops, void *dev)
+static void add_ports(struct vmm *v, uint16_t base, unsigned len, uint64_t offset, const struct device_ops *ops,
+                      void *dev)
 {
     v->ports[v->nports++] = (struct device_range){.base = base, .len = len, .offset = offset, .ops = ops, .dev = dev};
 }
@@ -211,7 +221,8 @@ void machine_port_out(struct vmm *v, uint16_t port, unsigned size, uint32_t valu
 static bool in_lapic(const struct vmm *v, uint64_t gpa)
 {
     uint64_t base = v->lapic.s.base;
-    return (base & (LAPIC_BASE_EN | LAPIC_BASE_EXTD)) == LAPIC_BASE_EN && (gpa & ~UINT64_C(0xfff)) == (base & ~UINT64_C(0xfff));
+    return (base & (LAPIC_BASE_EN | LAPIC_BASE_EXTD)) == LAPIC_BASE_EN &&
+           (gpa & ~UINT64_C(0xfff)) == (base & ~UINT64_C(0xfff));
 }
 
 uint64_t machine_mmio_read(struct vmm *v, uint64_t gpa, unsigned size)
@@ -235,9 +246,13 @@ void machine_mmio_write(struct vmm *v, uint64_t gpa, unsigned size, uint64_t val
     }
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------ */
+/* ---- running
+ * ------------------------------------------------------------------------------------------------------------ */
 
-static uint64_t min64(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t min64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
 
 void machine_run(struct vmm *v)
 {

@@ -7,7 +7,10 @@
 
 #include "vmm/vm.h"
 
-uint64_t vmm_machine_ram(uint64_t mem) { return VMM_AREA + mem; }
+uint64_t vmm_machine_ram(uint64_t mem)
+{
+    return VMM_AREA + mem;
+}
 
 bool mem_init(struct vmm *v)
 {
@@ -18,7 +21,8 @@ bool mem_init(struct vmm *v)
     v->high = mem - v->low;
     v->ram = vmenter_host_ptr(v->config.machine, VMM_AREA, mem);
     if (!v->ram) {
-        snprintf(v->error, sizeof(v->error), "the machine has no %llu bytes of RAM at %#llx: create it with vmm_machine_ram()",
+        snprintf(v->error, sizeof(v->error),
+                 "the machine has no %llu bytes of RAM at %#llx: create it with vmm_machine_ram()",
                  (unsigned long long)mem, (unsigned long long)VMM_AREA);
     }
     return v->ram;
@@ -67,7 +71,8 @@ void *mem_guest(struct vmm *v, uint64_t gpa, uint64_t len)
 /* ---- second level ----------------------------------------------------------------------------------------------- */
 
 /* The entry for `gpa` at `level` (0: 4 KiB), with tables made on the way. */
-static uint64_t *second_entry(struct vmm *v, const struct second_format *f, uint64_t *root, uint64_t gpa, unsigned level)
+static uint64_t *second_entry(struct vmm *v, const struct second_format *f, uint64_t *root, uint64_t gpa,
+                              unsigned level)
 {
     uint64_t *table = root;
     for (unsigned l = 3; l > level; l--) {
@@ -113,13 +118,15 @@ bool mem_build_second(struct vmm *v, const struct second_format *f)
         gpa += large ? big : VMM_PAGE;
     }
     if (!root) {
-        snprintf(v->error, sizeof(v->error), "no room for the second-level page tables of %llu MiB: use a smaller --mem",
+        snprintf(v->error, sizeof(v->error),
+                 "no room for the second-level page tables of %llu MiB: use a smaller --mem",
                  (unsigned long long)(v->config.mem >> 20));
     }
     return root;
 }
 
-/* ---- the guest's paging ------------------------------------------------------------------------------------------- */
+/* ---- the guest's paging -------------------------------------------------------------------------------------------
+ */
 
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40, PTE_PS = 0x80 };
 #define PTE_NX   (UINT64_C(1) << 63)
@@ -131,12 +138,14 @@ static bool page_fault(struct vmm *v, uint64_t la, uint32_t error, struct event 
 {
     if (fault) {
         v->hv->set(v, HV_CR2, la);
-        *fault = (struct event){.valid = true, .vector = VECTOR_PF, .type = EVENT_EXCEPTION, .has_error = true, .error = error};
+        *fault = (struct event){
+            .valid = true, .vector = VECTOR_PF, .type = EVENT_EXCEPTION, .has_error = true, .error = error};
     }
     return false;
 }
 
-static bool walk(struct vmm *v, uint64_t la, unsigned access, unsigned cpl, unsigned flags, uint64_t *gpa, struct event *fault)
+static bool walk(struct vmm *v, uint64_t la, unsigned access, unsigned cpl, unsigned flags, uint64_t *gpa,
+                 struct event *fault)
 {
     uint64_t cr0 = v->hv->get(v, HV_CR0), cr4 = v->hv->get(v, HV_CR4), efer = v->hv->get(v, HV_EFER);
     bool lma = efer & EFER_LMA, pae = cr4 & CR4_PAE, nxe = pae && (efer & EFER_NXE);
@@ -155,7 +164,8 @@ static bool walk(struct vmm *v, uint64_t la, unsigned access, unsigned cpl, unsi
     bool nx = false;
     if (lma) {
         int64_t s = (int64_t)la >> (levels * 9 + 11);
-        if (s != 0 && s != -1) { /* not canonical: the instruction would have raised #GP; here it is simply no address */
+        if (s != 0 &&
+            s != -1) { /* not canonical: the instruction would have raised #GP; here it is simply no address */
             return page_fault(v, la, error, fault);
         }
     }
@@ -180,7 +190,8 @@ static bool walk(struct vmm *v, uint64_t la, unsigned access, unsigned cpl, unsi
             nx |= nxe && (e & PTE_NX);
         }
         if (leaf) {
-            bool denied = (user && !(may & PTE_U)) || (write && !(may & PTE_W) && (user || (cr0 & CR0_WP))) || (fetch && nx);
+            bool denied =
+                (user && !(may & PTE_U)) || (write && !(may & PTE_W) && (user || (cr0 & CR0_WP))) || (fetch && nx);
             bool smap = !user && !fetch && (may & PTE_U) && (cr4 & CR4_SMAP) && !(flags & WALK_PEEK) &&
                         !(v->hv->get(v, HV_RFLAGS) & RFLAGS_AC);
             if (!(flags & WALK_PEEK) && (denied || smap)) {
@@ -255,7 +266,8 @@ unsigned mem_peek(struct vmm *v, uint64_t la, void *buf, unsigned len)
         unsigned n = VMM_PAGE - (la & (VMM_PAGE - 1));
         uint64_t gpa;
         n = n < len - done ? n : len - done;
-        const void *p = walk(v, la, ACCESS_READ, 0, WALK_PEEK | WALK_SUPERVISOR, &gpa, NULL) ? mem_guest(v, gpa, n) : NULL;
+        const void *p =
+            walk(v, la, ACCESS_READ, 0, WALK_PEEK | WALK_SUPERVISOR, &gpa, NULL) ? mem_guest(v, gpa, n) : NULL;
         if (!p) {
             break;
         }

@@ -33,10 +33,14 @@ unsigned vmm_code_bits(struct vmm *v)
     return cs.ar & 0x4000 ? 32 : 16;
 }
 
-/* ---- events -------------------------------------------------------------------------------------------------------- */
+/* ---- events --------------------------------------------------------------------------------------------------------
+ */
 
 /* SDM "Interrupt 8: Double Fault Exception (#DF)". */
-static bool is_contributory(uint8_t vector) { return vector == VECTOR_DE || (vector >= 10 && vector <= 13); }
+static bool is_contributory(uint8_t vector)
+{
+    return vector == VECTOR_DE || (vector >= 10 && vector <= 13);
+}
 
 void vmm_queue_exception(struct vmm *v, uint8_t vector, bool has_error, uint32_t error)
 {
@@ -107,7 +111,8 @@ static void idle(struct vmm *v)
     if (v->config.real_clock) {
         uint64_t now = __rdtsc();
         if (until > now) {
-            v->config.platform.wait(v->config.platform.opaque, device_muldiv(until - now, 1000000, (uint32_t)v->tsc_khz));
+            v->config.platform.wait(v->config.platform.opaque,
+                                    device_muldiv(until - now, 1000000, (uint32_t)v->tsc_khz));
         }
         machine_poll_input(v);
     } else {
@@ -118,7 +123,8 @@ static void idle(struct vmm *v)
     }
 }
 
-/* ---- the switch ---------------------------------------------------------------------------------------------------- */
+/* ---- the switch ----------------------------------------------------------------------------------------------------
+ */
 
 static void exit_xsetbv(struct vmm *v, const struct exit *e)
 {
@@ -226,13 +232,15 @@ enum vmm_outcome vmm_run(struct vmm *v)
     return v->outcome;
 }
 
-/* ---- life ------------------------------------------------------------------------------------------------------------ */
+/* ---- life
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static bool check_config(struct vmm *v)
 {
     uint64_t mem = v->config.mem;
     if (mem < VMM_MEM_MIN || mem > VMM_MEM_MAX || mem % VMM_PAGE) {
-        snprintf(v->error, sizeof(v->error), "guest memory of %llu bytes: from %llu MiB to %llu GiB are possible, in steps of 4 KiB",
+        snprintf(v->error, sizeof(v->error),
+                 "guest memory of %llu bytes: from %llu MiB to %llu GiB are possible, in steps of 4 KiB",
                  (unsigned long long)mem, (unsigned long long)VMM_MEM_MIN >> 20, (unsigned long long)VMM_MEM_MAX >> 30);
         return false;
     }
@@ -249,8 +257,9 @@ static bool identify(struct vmm *v)
     memcpy(vendor + 8, &r[2], 4);
     v->intel = !strcmp(vendor, "GenuineIntel");
     if (strcmp(vendor, v->hv->vendor) != 0) {
-        snprintf(v->error, sizeof(v->error), "the processor model is %s, and %s is %s's: choose another --cpu (vmenter cpus lists them)",
-                 vendor, v->hv->name, v->hv->vendor);
+        snprintf(v->error, sizeof(v->error),
+                 "the processor model is %s, and %s is %s's: choose another --cpu (vmenter cpus lists them)", vendor,
+                 v->hv->name, v->hv->vendor);
         return false;
     }
     __cpuidex(r, (int)0x80000008, 0);
@@ -288,7 +297,10 @@ struct vmm *vmm_create(const struct vmm_config *config, char error[VMM_ERROR_MAX
     return v;
 }
 
-uint32_t vmm_exit_code(const struct vmm *v) { return v->exit_code; }
+uint32_t vmm_exit_code(const struct vmm *v)
+{
+    return v->exit_code;
+}
 
 void vmm_destroy(struct vmm *v)
 {

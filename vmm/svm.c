@@ -2,9 +2,9 @@
  *
  * svm.c: the SVM half of hv.h (APM Vol. 2, "Secure Virtual Machine").
  *
- * The VMCB is ordinary memory: guest state is read and written there, and whoever changes a group clears its clean bit. The world switch
- * is CLGI, VMLOAD, VMRUN, VMSAVE, STGI; the host's interrupts are enabled in RFLAGS.IF before VMRUN, so that a physical interrupt (the
- * host timer) leaves the guest, and are taken at STGI.
+ * The VMCB is ordinary memory: guest state is read and written there, and whoever changes a group clears its clean bit.
+ * The world switch is CLGI, VMLOAD, VMRUN, VMSAVE, STGI; the host's interrupts are enabled in RFLAGS.IF before VMRUN,
+ * so that a physical interrupt (the host timer) leaves the guest, and are taken at STGI.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,15 +24,22 @@ struct hv_svm_state {
     bool flush;
 };
 
-static struct vmcb_control *ctl(struct vmm *v) { return &v->svm->vmcb->control; }
-static struct vmcb_save *save(struct vmm *v) { return &v->svm->vmcb->save; }
+static struct vmcb_control *ctl(struct vmm *v)
+{
+    return &v->svm->vmcb->control;
+}
+static struct vmcb_save *save(struct vmm *v)
+{
+    return &v->svm->vmcb->save;
+}
 
 static bool svm_check(struct vmm *v)
 {
     int r[4];
     __cpuidex(r, (int)0x80000001, 0);
     if (!(r[2] & (int)SVM_CPUID_ECX_SVM)) {
-        snprintf(v->error, sizeof(v->error), "this processor model has no SVM: choose another --cpu (vmenter cpus lists them)");
+        snprintf(v->error, sizeof(v->error),
+                 "this processor model has no SVM: choose another --cpu (vmenter cpus lists them)");
         return false;
     }
     if (__readmsr(SVM_MSR_VM_CR) & SVM_VM_CR_SVMDIS) {
@@ -42,7 +49,8 @@ static bool svm_check(struct vmm *v)
     __cpuidex(r, (int)0x8000000a, 0);
     v->svm->features = (uint32_t)r[3];
     if (!(r[3] & (int)SVM_CPUID_NP)) {
-        snprintf(v->error, sizeof(v->error), "this processor model has no nested paging, which the VMM needs: choose another --cpu");
+        snprintf(v->error, sizeof(v->error),
+                 "this processor model has no nested paging, which the VMM needs: choose another --cpu");
         return false;
     }
     return true;
@@ -51,10 +59,12 @@ static bool svm_check(struct vmm *v)
 static bool svm_init(struct vmm *v)
 {
     static const unsigned intercepts[] = {
-        SVM_EXIT_INTR,  SVM_EXIT_NMI,     SVM_EXIT_SMI,    SVM_EXIT_INIT,   SVM_EXIT_CPUID,   SVM_EXIT_HLT,     SVM_EXIT_INVD,
-        SVM_EXIT_IOIO,  SVM_EXIT_MSR,     SVM_EXIT_SHUTDOWN, SVM_EXIT_VMRUN, SVM_EXIT_VMMCALL, SVM_EXIT_VMLOAD, SVM_EXIT_VMSAVE,
-        SVM_EXIT_STGI,  SVM_EXIT_CLGI,    SVM_EXIT_SKINIT, SVM_EXIT_WBINVD, SVM_EXIT_MONITOR, SVM_EXIT_MWAIT,   SVM_EXIT_XSETBV,
-        SVM_EXIT_RDPMC, SVM_EXIT_INVLPGA, SVM_EXIT_FERR_FREEZE, SVM_EXIT_RDPRU, SVM_EXIT_CR0_READ + 8, SVM_EXIT_CR0_WRITE + 8,
+        SVM_EXIT_INTR,         SVM_EXIT_NMI,           SVM_EXIT_SMI,     SVM_EXIT_INIT,        SVM_EXIT_CPUID,
+        SVM_EXIT_HLT,          SVM_EXIT_INVD,          SVM_EXIT_IOIO,    SVM_EXIT_MSR,         SVM_EXIT_SHUTDOWN,
+        SVM_EXIT_VMRUN,        SVM_EXIT_VMMCALL,       SVM_EXIT_VMLOAD,  SVM_EXIT_VMSAVE,      SVM_EXIT_STGI,
+        SVM_EXIT_CLGI,         SVM_EXIT_SKINIT,        SVM_EXIT_WBINVD,  SVM_EXIT_MONITOR,     SVM_EXIT_MWAIT,
+        SVM_EXIT_XSETBV,       SVM_EXIT_RDPMC,         SVM_EXIT_INVLPGA, SVM_EXIT_FERR_FREEZE, SVM_EXIT_RDPRU,
+        SVM_EXIT_CR0_READ + 8, SVM_EXIT_CR0_WRITE + 8,
     };
     const struct second_format npt = {.table = 7, .leaf = 7, .large = 7 | 0x80}; /* present, writable, user */
     uint64_t pa, iopm_pa, msrpm_pa, hsave_pa;
@@ -107,9 +117,9 @@ static void svm_off(struct vmm *v)
 static bool svm_enter(struct vmm *v, uint64_t until)
 {
     struct vmcb_control *c = ctl(v);
-    c->tlb_control = !v->svm->flush                              ? VMCB_TLB_NOTHING
+    c->tlb_control = !v->svm->flush                            ? VMCB_TLB_NOTHING
                      : v->svm->features & SVM_CPUID_FLUSH_ASID ? VMCB_TLB_FLUSH_ASID
-                                                                 : VMCB_TLB_FLUSH_ALL;
+                                                               : VMCB_TLB_FLUSH_ALL;
     v->svm->flush = false;
     c->vintr = (c->vintr & ~VMCB_VINTR_TPR_MASK) | lapic_get_tpr(&v->lapic);
     save(v)->rax = v->regs.rax;
@@ -132,7 +142,8 @@ static bool svm_enter(struct vmm *v, uint64_t until)
     return true;
 }
 
-/* ---- exits -------------------------------------------------------------------------------------------------------------- */
+/* ---- exits
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static const char *exit_name(uint64_t code)
 {
@@ -140,7 +151,7 @@ static const char *exit_name(uint64_t code)
         uint64_t first, last;
         const char *name;
     } names[] = {
-#define SVM_EXIT(code, name, what, info1, info2)               {(uint64_t)(code), (uint64_t)(code), #name},
+#define SVM_EXIT(code, name, what, info1, info2)              {(uint64_t)(code), (uint64_t)(code), #name},
 #define SVM_EXIT_RANGE(first, last, name, what, info1, info2) {(uint64_t)(first), (uint64_t)(last), #name},
 #include <vmenter/arch/svm_exit.def>
     };
@@ -223,9 +234,13 @@ static void svm_decode(struct vmm *v, struct exit *e)
     }
 }
 
-/* ---- guest state ------------------------------------------------------------------------------------------------------------ */
+/* ---- guest state
+ * ------------------------------------------------------------------------------------------------------------ */
 
-static void dirty(struct vmm *v, uint32_t group) { ctl(v)->clean &= ~group; }
+static void dirty(struct vmm *v, uint32_t group)
+{
+    ctl(v)->clean &= ~group;
+}
 
 static uint64_t svm_get(struct vmm *v, enum hv_reg r)
 {
@@ -257,18 +272,45 @@ static void svm_set(struct vmm *v, enum hv_reg r, uint64_t x)
     case HV_RIP: s->rip = x; break;
     case HV_RSP: v->regs.reg[REG_RSP] = x; break;
     case HV_RFLAGS: s->rflags = x; break;
-    case HV_CR0: s->cr0 = x; dirty(v, VMCB_CLEAN_CR); break;
-    case HV_CR2: s->cr2 = x; dirty(v, VMCB_CLEAN_CR2); break;
-    case HV_CR3: s->cr3 = x; dirty(v, VMCB_CLEAN_CR); break;
-    case HV_CR4: s->cr4 = x; dirty(v, VMCB_CLEAN_CR); break;
-    case HV_EFER: s->efer = x | SVM_EFER_SVME; dirty(v, VMCB_CLEAN_CR); break;
-    case HV_DR7: s->dr7 = x; dirty(v, VMCB_CLEAN_DR); break;
-    case HV_PAT: s->g_pat = x; dirty(v, VMCB_CLEAN_NP); break;
+    case HV_CR0:
+        s->cr0 = x;
+        dirty(v, VMCB_CLEAN_CR);
+        break;
+    case HV_CR2:
+        s->cr2 = x;
+        dirty(v, VMCB_CLEAN_CR2);
+        break;
+    case HV_CR3:
+        s->cr3 = x;
+        dirty(v, VMCB_CLEAN_CR);
+        break;
+    case HV_CR4:
+        s->cr4 = x;
+        dirty(v, VMCB_CLEAN_CR);
+        break;
+    case HV_EFER:
+        s->efer = x | SVM_EFER_SVME;
+        dirty(v, VMCB_CLEAN_CR);
+        break;
+    case HV_DR7:
+        s->dr7 = x;
+        dirty(v, VMCB_CLEAN_DR);
+        break;
+    case HV_PAT:
+        s->g_pat = x;
+        dirty(v, VMCB_CLEAN_NP);
+        break;
     case HV_SYSENTER_CS: s->sysenter_cs = x; break;
     case HV_SYSENTER_ESP: s->sysenter_esp = x; break;
     case HV_SYSENTER_EIP: s->sysenter_eip = x; break;
-    case HV_DEBUGCTL: s->dbgctl = x; dirty(v, VMCB_CLEAN_LBR); break;
-    case HV_TSC_OFFSET: ctl(v)->tsc_offset = x; dirty(v, VMCB_CLEAN_I); break;
+    case HV_DEBUGCTL:
+        s->dbgctl = x;
+        dirty(v, VMCB_CLEAN_LBR);
+        break;
+    case HV_TSC_OFFSET:
+        ctl(v)->tsc_offset = x;
+        dirty(v, VMCB_CLEAN_I);
+        break;
     default: break;
     }
 }
@@ -303,9 +345,14 @@ static void svm_set_seg(struct vmm *v, enum hv_seg i, const struct hv_segment *i
     dirty(v, VMCB_CLEAN_SEG | VMCB_CLEAN_DT);
 }
 
-static unsigned svm_cpl(struct vmm *v) { return save(v)->cpl; }
+static unsigned svm_cpl(struct vmm *v)
+{
+    return save(v)->cpl;
+}
 
-/* ---- events ------------------------------------------------------------------------------------------------------------------- */
+/* ---- events
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 static void svm_inject(struct vmm *v, const struct event *e)
 {
@@ -337,8 +384,14 @@ static void svm_set_window(struct vmm *v, bool on)
     dirty(v, VMCB_CLEAN_I | VMCB_CLEAN_TPR);
 }
 
-static void svm_end_shadow(struct vmm *v) { ctl(v)->interrupt_shadow &= ~VMCB_INTERRUPT_SHADOW; }
-static void svm_flush(struct vmm *v) { v->svm->flush = true; }
+static void svm_end_shadow(struct vmm *v)
+{
+    ctl(v)->interrupt_shadow &= ~VMCB_INTERRUPT_SHADOW;
+}
+static void svm_flush(struct vmm *v)
+{
+    v->svm->flush = true;
+}
 
 static void svm_pass_msr(struct vmm *v, uint32_t msr, bool read, bool write)
 {

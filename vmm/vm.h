@@ -2,8 +2,8 @@
  *
  * vm.h: struct vmm, the inside of the reference VMM, and what its files offer one another.
  *
- * Machine memory: [0, VMM_AREA) is the VMM's (control structures, bitmaps, second-level tables), the guest's RAM follows. Guest-physical
- * RAM is [0, GUEST_HOLE) and, if there is more, from 4 GiB on; between are the APICs.
+ * Machine memory: [0, VMM_AREA) is the VMM's (control structures, bitmaps, second-level tables), the guest's RAM
+ * follows. Guest-physical RAM is [0, GUEST_HOLE) and, if there is more, from 4 GiB on; between are the APICs.
  */
 #ifndef VMM_VM_H
 #define VMM_VM_H
@@ -33,52 +33,52 @@
 #define GUEST_BIOS   UINT64_C(0xe0000) /* ACPI tables */
 #define GUEST_1M     UINT64_C(0x100000)
 
-#define CR0_PE         (UINT64_C(1) << 0)
-#define CR0_MP         (UINT64_C(1) << 1)
-#define CR0_TS         (UINT64_C(1) << 3)
-#define CR0_ET         (UINT64_C(1) << 4)
-#define CR0_NE         (UINT64_C(1) << 5)
-#define CR0_WP         (UINT64_C(1) << 16)
-#define CR0_NW         (UINT64_C(1) << 29)
-#define CR0_CD         (UINT64_C(1) << 30)
-#define CR0_PG         (UINT64_C(1) << 31)
-#define CR4_PSE        (UINT64_C(1) << 4)
-#define CR4_PAE        (UINT64_C(1) << 5)
-#define CR4_LA57       (UINT64_C(1) << 12)
-#define CR4_VMXE       (UINT64_C(1) << 13)
-#define CR4_OSXSAVE    (UINT64_C(1) << 18)
-#define CR4_SMAP       (UINT64_C(1) << 21)
-#define CR4_PKE        (UINT64_C(1) << 22)
-#define EFER_SCE       (UINT64_C(1) << 0)
-#define EFER_LME       (UINT64_C(1) << 8)
-#define EFER_LMA       (UINT64_C(1) << 10)
-#define EFER_NXE       (UINT64_C(1) << 11)
-#define RFLAGS_1       (UINT64_C(1) << 1)
-#define RFLAGS_IF      (UINT64_C(1) << 9)
-#define RFLAGS_RF      (UINT64_C(1) << 16)
-#define RFLAGS_VM      (UINT64_C(1) << 17)
-#define RFLAGS_AC      (UINT64_C(1) << 18)
+#define CR0_PE      (UINT64_C(1) << 0)
+#define CR0_MP      (UINT64_C(1) << 1)
+#define CR0_TS      (UINT64_C(1) << 3)
+#define CR0_ET      (UINT64_C(1) << 4)
+#define CR0_NE      (UINT64_C(1) << 5)
+#define CR0_WP      (UINT64_C(1) << 16)
+#define CR0_NW      (UINT64_C(1) << 29)
+#define CR0_CD      (UINT64_C(1) << 30)
+#define CR0_PG      (UINT64_C(1) << 31)
+#define CR4_PSE     (UINT64_C(1) << 4)
+#define CR4_PAE     (UINT64_C(1) << 5)
+#define CR4_LA57    (UINT64_C(1) << 12)
+#define CR4_VMXE    (UINT64_C(1) << 13)
+#define CR4_OSXSAVE (UINT64_C(1) << 18)
+#define CR4_SMAP    (UINT64_C(1) << 21)
+#define CR4_PKE     (UINT64_C(1) << 22)
+#define EFER_SCE    (UINT64_C(1) << 0)
+#define EFER_LME    (UINT64_C(1) << 8)
+#define EFER_LMA    (UINT64_C(1) << 10)
+#define EFER_NXE    (UINT64_C(1) << 11)
+#define RFLAGS_1    (UINT64_C(1) << 1)
+#define RFLAGS_IF   (UINT64_C(1) << 9)
+#define RFLAGS_RF   (UINT64_C(1) << 16)
+#define RFLAGS_VM   (UINT64_C(1) << 17)
+#define RFLAGS_AC   (UINT64_C(1) << 18)
 
 enum { VECTOR_DE = 0, VECTOR_DB = 1, VECTOR_UD = 6, VECTOR_DF = 8, VECTOR_GP = 13, VECTOR_PF = 14 };
 
 /* MSRs that more than one file names. */
-#define MSR_TSC           0x10u
-#define MSR_APIC_BASE     0x1bu
-#define MSR_TSC_ADJUST    0x3bu
-#define MSR_SYSENTER_CS   0x174u
-#define MSR_SYSENTER_ESP  0x175u
-#define MSR_SYSENTER_EIP  0x176u
-#define MSR_DEBUGCTL      0x1d9u
-#define MSR_PAT           0x277u
-#define MSR_EFER          0xc0000080u
-#define MSR_STAR          0xc0000081u
-#define MSR_LSTAR         0xc0000082u
-#define MSR_CSTAR         0xc0000083u
-#define MSR_SFMASK        0xc0000084u
-#define MSR_FS_BASE       0xc0000100u
-#define MSR_GS_BASE       0xc0000101u
-#define MSR_KERNEL_GS     0xc0000102u
-#define MSR_TSC_AUX       0xc0000103u
+#define MSR_TSC          0x10u
+#define MSR_APIC_BASE    0x1bu
+#define MSR_TSC_ADJUST   0x3bu
+#define MSR_SYSENTER_CS  0x174u
+#define MSR_SYSENTER_ESP 0x175u
+#define MSR_SYSENTER_EIP 0x176u
+#define MSR_DEBUGCTL     0x1d9u
+#define MSR_PAT          0x277u
+#define MSR_EFER         0xc0000080u
+#define MSR_STAR         0xc0000081u
+#define MSR_LSTAR        0xc0000082u
+#define MSR_CSTAR        0xc0000083u
+#define MSR_SFMASK       0xc0000084u
+#define MSR_FS_BASE      0xc0000100u
+#define MSR_GS_BASE      0xc0000101u
+#define MSR_KERNEL_GS    0xc0000102u
+#define MSR_TSC_AUX      0xc0000103u
 
 enum { REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI };
 
@@ -116,11 +116,11 @@ struct vmm {
     char error[VMM_ERROR_MAX];
 
     /* memory */
-    uint8_t *ram;       /* guest-physical 0 */
-    uint64_t ram_pa;    /* its machine-physical address */
-    uint64_t low, high; /* bytes of guest RAM below the hole, and above 4 GiB */
-    uint64_t alloc_next;/* bump allocator of machine pages */
-    uint64_t second;    /* machine-physical address of the second-level root */
+    uint8_t *ram;        /* guest-physical 0 */
+    uint64_t ram_pa;     /* its machine-physical address */
+    uint64_t low, high;  /* bytes of guest RAM below the hole, and above 4 GiB */
+    uint64_t alloc_next; /* bump allocator of machine pages */
+    uint64_t second;     /* machine-physical address of the second-level root */
 
     /* virtual processor */
     struct vmenter_regs regs; /* all general registers; RSP (and RAX under SVM) are synchronised by enter and decode */
@@ -176,9 +176,11 @@ bool mem_build_second(struct vmm *v, const struct second_format *f);
 /* Adds one 4 KiB page. */
 bool mem_map_second(struct vmm *v, const struct second_format *f, uint64_t gpa, uint64_t pa);
 enum { ACCESS_READ = 0, ACCESS_WRITE = 1, ACCESS_FETCH = 2 };
-/* Guest-linear to guest-physical with the guest's paging: permissions, accessed and dirty bits. False: *fault is the #PF (CR2 is set). */
+/* Guest-linear to guest-physical with the guest's paging: permissions, accessed and dirty bits. False: *fault is the
+ * #PF (CR2 is set). */
 bool mem_walk(struct vmm *v, uint64_t la, unsigned access, unsigned cpl, uint64_t *gpa, struct event *fault);
-/* Copies; on a fault nothing is known of the part that was not copied. Memory that is not RAM reads as ones, writes are dropped. */
+/* Copies; on a fault nothing is known of the part that was not copied. Memory that is not RAM reads as ones, writes are
+ * dropped. */
 bool mem_read_linear(struct vmm *v, uint64_t la, void *buf, unsigned len, unsigned access, struct event *fault);
 bool mem_write_linear(struct vmm *v, uint64_t la, const void *buf, unsigned len, struct event *fault);
 /* The same without a fault and without touching A and D bits: for dumps. Returns the bytes read. */
@@ -189,10 +191,10 @@ bool linux_load(struct vmm *v);
 
 /* machine.c: the guest's devices */
 void machine_init(struct vmm *v);
-uint64_t machine_now(struct vmm *v);       /* ns */
+uint64_t machine_now(struct vmm *v);                 /* ns */
 uint64_t machine_tsc_of(struct vmm *v, uint64_t ns); /* host TSC at that time */
-void machine_run(struct vmm *v);           /* everything whose time has come */
-uint64_t machine_deadline(struct vmm *v);  /* host TSC, DEVICE_NEVER */
+void machine_run(struct vmm *v);                     /* everything whose time has come */
+uint64_t machine_deadline(struct vmm *v);            /* host TSC, DEVICE_NEVER */
 uint32_t machine_port_in(struct vmm *v, uint16_t port, unsigned size);
 void machine_port_out(struct vmm *v, uint16_t port, unsigned size, uint32_t value);
 uint64_t machine_mmio_read(struct vmm *v, uint64_t gpa, unsigned size);
@@ -208,7 +210,7 @@ bool exit_wrmsr(struct vmm *v);
 bool exit_cr(struct vmm *v, const struct exit *e);
 void exit_io(struct vmm *v, const struct exit *e);
 void exit_second(struct vmm *v, const struct exit *e);
-uint8_t emulate_gpr(struct vmm *v); /* general register of the MOV CRn at RIP */
+uint8_t emulate_gpr(struct vmm *v);     /* general register of the MOV CRn at RIP */
 unsigned emulate_length(struct vmm *v); /* of the instruction at RIP; 0: it cannot be decoded */
 void msr_init(struct vmm *v);
 

@@ -2,8 +2,8 @@
  *
  * vmm.h: the reference VMM's face to its command: one guest operating system under VMX or SVM.
  *
- * The VMM is written against the intrinsics and the device models alone. What it needs of the operating system that it runs on
- * (a terminal, a clock on the wall, waiting) comes through struct vmm_platform.
+ * The VMM is written against the intrinsics and the device models alone. What it needs of the operating system that it
+ * runs on (a terminal, a clock on the wall, waiting) comes through struct vmm_platform.
  */
 #ifndef VMM_VMM_H
 #define VMM_VMM_H
@@ -23,7 +23,7 @@ enum vmm_outcome {
     VMM_EXIT,      /* the guest wrote to the debug-exit port: see exit_code */
     VMM_CRASH,     /* triple fault, or an exit that nobody expects: vmm_dump() says more */
     VMM_TIMEOUT,
-    VMM_QUIT,      /* the person at the terminal */
+    VMM_QUIT, /* the person at the terminal */
 };
 
 struct vmm_platform {
@@ -35,7 +35,7 @@ struct vmm_platform {
     enum vmm_outcome (*poll)(void *opaque);
     /* Real clock: waits until input arrives or `ns` have passed. */
     void (*wait)(void *opaque, uint64_t ns);
-    uint64_t (*time_ns)(void *opaque);   /* monotonic; for statistics */
+    uint64_t (*time_ns)(void *opaque);             /* monotonic; for statistics */
     void (*trace)(void *opaque, const char *line); /* NULL: no trace */
 };
 
@@ -51,9 +51,9 @@ struct vmm_config {
     struct vmm_file kernel;
     struct vmm_file initrd; /* data NULL: none */
     const char *cmdline;
-    uint64_t mem;        /* guest RAM, bytes, a multiple of 4096 */
-    uint64_t unix_time;  /* what the guest's clock shows at the start */
-    bool svm;            /* else VMX */
+    uint64_t mem;       /* guest RAM, bytes, a multiple of 4096 */
+    uint64_t unix_time; /* what the guest's clock shows at the start */
+    bool svm;           /* else VMX */
     bool real_clock;
     bool stats;
 };
@@ -67,7 +67,8 @@ struct vmm;
 /* RAM that a machine needs for a guest with `mem` bytes. */
 uint64_t vmm_machine_ram(uint64_t mem);
 
-/* Builds the guest and turns on VMX or SVM on the bound processor. NULL: `error` says in one line what is wrong and what to do. */
+/* Builds the guest and turns on VMX or SVM on the bound processor. NULL: `error` says in one line what is wrong and
+ * what to do. */
 struct vmm *vmm_create(const struct vmm_config *config, char error[VMM_ERROR_MAX]);
 enum vmm_outcome vmm_run(struct vmm *v);
 /* What went wrong: reason, registers, code, last exits. Written through `line`, a line each. */

@@ -2,9 +2,10 @@
  *
  * vmx.c: the VMX half of hv.h (SDM Vol. 3C).
  *
- * Control registers: the guest reads what it wrote (read shadows); bits that VMX operation fixes, and those that the VMM must see
- * change, are the host's in the guest/host masks. Without unrestricted guest the guest's unpaged protected mode is run
- * with paging on, over tables that map each linear address to itself (`unpaged`); real mode is not possible then.
+ * Control registers: the guest reads what it wrote (read shadows); bits that VMX operation fixes, and those that the
+ * VMM must see change, are the host's in the guest/host masks. Without unrestricted guest the guest's unpaged protected
+ * mode is run with paging on, over tables that map each linear address to itself (`unpaged`); real mode is not possible
+ * then.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,7 +26,7 @@ struct hv_vmx_state {
     uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
     uint32_t pin, proc, proc2, exit, entry;
     uint64_t cr0_mask, cr4_mask;
-    uint64_t rsp;                 /* as in the VMCS */
+    uint64_t rsp;                  /* as in the VMCS */
     uint64_t guest_cr3, guest_cr4; /* the guest's own, while it is unpaged */
     bool on, launched, unrestricted, unpaged, flush;
 };
@@ -37,9 +38,13 @@ static uint64_t rd(enum vmcs_field f)
     return value;
 }
 
-static void wr(enum vmcs_field f, uint64_t value) { __vmx_vmwrite(f, value); }
+static void wr(enum vmcs_field f, uint64_t value)
+{
+    __vmx_vmwrite(f, value);
+}
 
-/* ---- turning it on ------------------------------------------------------------------------------------------------------- */
+/* ---- turning it on
+ * ------------------------------------------------------------------------------------------------------- */
 
 static bool fail(struct vmm *v, const char *what)
 {
@@ -54,8 +59,9 @@ static bool negotiate(struct vmm *v, const char *word, uint32_t msr, uint32_t ne
     uint32_t must = (uint32_t)caps, may = (uint32_t)(caps >> 32);
     *result = (must | need | want) & may;
     if (need & ~may) {
-        snprintf(v->error, sizeof(v->error), "this processor model lacks %s controls %#x: choose another --cpu (vmenter cpus lists them)",
-                 word, need & ~may);
+        snprintf(v->error, sizeof(v->error),
+                 "this processor model lacks %s controls %#x: choose another --cpu (vmenter cpus lists them)", word,
+                 need & ~may);
         return false;
     }
     return true;
@@ -66,21 +72,23 @@ static bool negotiate_all(struct vmm *v)
     struct hv_vmx_state *x = v->vmx;
     bool t = x->basic & VMX_BASIC_TRUE_CONTROLS;
     if (!negotiate(v, "pin-based", t ? VMX_MSR_TRUE_PINBASED_CTLS : VMX_MSR_PINBASED_CTLS,
-                   VMX_PIN_EXTERNAL_INTERRUPT_EXITING | VMX_PIN_NMI_EXITING, VMX_PIN_VIRTUAL_NMIS | VMX_PIN_ACTIVATE_PREEMPTION_TIMER,
-                   &x->pin) ||
+                   VMX_PIN_EXTERNAL_INTERRUPT_EXITING | VMX_PIN_NMI_EXITING,
+                   VMX_PIN_VIRTUAL_NMIS | VMX_PIN_ACTIVATE_PREEMPTION_TIMER, &x->pin) ||
         !negotiate(v, "processor-based", t ? VMX_MSR_TRUE_PROCBASED_CTLS : VMX_MSR_PROCBASED_CTLS,
-                   VMX_PROC_HLT_EXITING | VMX_PROC_UNCONDITIONAL_IO_EXITING | VMX_PROC_USE_MSR_BITMAPS | VMX_PROC_USE_TSC_OFFSETTING |
-                       VMX_PROC_CR8_LOAD_EXITING | VMX_PROC_CR8_STORE_EXITING | (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS,
+                   VMX_PROC_HLT_EXITING | VMX_PROC_UNCONDITIONAL_IO_EXITING | VMX_PROC_USE_MSR_BITMAPS |
+                       VMX_PROC_USE_TSC_OFFSETTING | VMX_PROC_CR8_LOAD_EXITING | VMX_PROC_CR8_STORE_EXITING |
+                       (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS,
                    VMX_PROC_MWAIT_EXITING | VMX_PROC_MONITOR_EXITING | VMX_PROC_RDPMC_EXITING, &x->proc) ||
         !negotiate(v, "secondary", VMX_MSR_PROCBASED_CTLS2, VMX_PROC2_ENABLE_EPT,
-                   VMX_PROC2_ENABLE_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_ENABLE_RDTSCP | VMX_PROC2_ENABLE_INVPCID |
-                       VMX_PROC2_ENABLE_XSAVES,
+                   VMX_PROC2_ENABLE_VPID | VMX_PROC2_UNRESTRICTED_GUEST | VMX_PROC2_ENABLE_RDTSCP |
+                       VMX_PROC2_ENABLE_INVPCID | VMX_PROC2_ENABLE_XSAVES,
                    &x->proc2) ||
         !negotiate(v, "VM-exit", t ? VMX_MSR_TRUE_EXIT_CTLS : VMX_MSR_EXIT_CTLS,
-                   VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER | VMX_EXIT_SAVE_PAT | VMX_EXIT_LOAD_PAT,
+                   VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER | VMX_EXIT_SAVE_PAT |
+                       VMX_EXIT_LOAD_PAT,
                    VMX_EXIT_SAVE_DEBUG_CONTROLS, &x->exit) ||
-        !negotiate(v, "VM-entry", t ? VMX_MSR_TRUE_ENTRY_CTLS : VMX_MSR_ENTRY_CTLS, VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_PAT,
-                   VMX_ENTRY_LOAD_DEBUG_CONTROLS, &x->entry)) {
+        !negotiate(v, "VM-entry", t ? VMX_MSR_TRUE_ENTRY_CTLS : VMX_MSR_ENTRY_CTLS,
+                   VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_PAT, VMX_ENTRY_LOAD_DEBUG_CONTROLS, &x->entry)) {
         return false;
     }
     x->unrestricted = x->proc2 & VMX_PROC2_UNRESTRICTED_GUEST;
@@ -195,7 +203,7 @@ static void write_masks(struct vmm *v)
         x->cr4_mask = UINT64_MAX;
     }
     /* Features that we hide must not be turned on: those bits are seen by write_cr4() too. */
-    x->cr4_mask |= ~UINT64_C(0x371fff) | CR4_LA57 | UINT64_C(1) << 14;
+    x->cr4_mask |= ~UINT64_C(0x771fff) | CR4_LA57 | UINT64_C(1) << 14;
     wr(VMCS_CR0_GUEST_HOST_MASK, x->cr0_mask);
     wr(VMCS_CR4_GUEST_HOST_MASK, x->cr4_mask);
 }
@@ -269,7 +277,8 @@ static bool vmx_init(struct vmm *v)
         return false;
     }
     uint64_t rwx = VMX_EPT_READ | VMX_EPT_WRITE | VMX_EPT_EXECUTE, leaf = rwx | VMX_EPT_MEMORY_TYPE(VMX_EPTP_WB);
-    const struct second_format ept = {.table = rwx, .leaf = leaf, .large = x->ept_caps & VMX_EPT_CAP_2M ? leaf | VMX_EPT_LARGE : 0};
+    const struct second_format ept = {
+        .table = rwx, .leaf = leaf, .large = x->ept_caps & VMX_EPT_CAP_2M ? leaf | VMX_EPT_LARGE : 0};
     uint32_t *vmxon = mem_alloc(v, 1, &x->vmxon_pa), *vmcs = mem_alloc(v, 1, &x->vmcs_pa);
     if (!vmxon || !vmcs || !mem_build_second(v, &ept) || (!x->unrestricted && !build_identity(v, &ept))) {
         vmx_off(v);
@@ -290,7 +299,8 @@ static bool vmx_init(struct vmm *v)
     return true;
 }
 
-/* ---- entry ----------------------------------------------------------------------------------------------------------------- */
+/* ---- entry
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static const char *error_text(uint64_t n)
 {
@@ -343,7 +353,8 @@ static bool vmx_enter(struct vmm *v, uint64_t until)
     return true;
 }
 
-/* ---- exits ------------------------------------------------------------------------------------------------------------------ */
+/* ---- exits
+ * ------------------------------------------------------------------------------------------------------------------ */
 
 static const char *exit_name(uint64_t n)
 {
@@ -379,8 +390,10 @@ static void decode_vectoring(struct exit *e)
     uint64_t in = rd(VMCS_IDT_VECTORING_INFO);
     unsigned type = VMX_INTR_TYPE(in);
     /* Software interrupts and exceptions are executed again instead. */
-    if ((in & VMX_INTR_VALID) && (type == VMX_EVENT_EXTERNAL_INTERRUPT || type == VMX_EVENT_NMI || type == VMX_EVENT_HARDWARE_EXCEPTION)) {
-        e->vectoring = (struct event){.valid = true, .vector = in & 0xff, .type = (uint8_t)type, .has_error = in & VMX_INTR_ERROR_CODE};
+    if ((in & VMX_INTR_VALID) &&
+        (type == VMX_EVENT_EXTERNAL_INTERRUPT || type == VMX_EVENT_NMI || type == VMX_EVENT_HARDWARE_EXCEPTION)) {
+        e->vectoring = (struct event){
+            .valid = true, .vector = in & 0xff, .type = (uint8_t)type, .has_error = in & VMX_INTR_ERROR_CODE};
         if (e->vectoring.has_error) {
             e->vectoring.error = (uint32_t)rd(VMCS_IDT_VECTORING_ERROR_CODE);
         }
@@ -455,7 +468,8 @@ static void vmx_decode(struct vmm *v, struct exit *e)
     }
 }
 
-/* ---- guest state --------------------------------------------------------------------------------------------------------------- */
+/* ---- guest state
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t vmx_get(struct vmm *v, enum hv_reg r)
 {
@@ -509,7 +523,9 @@ static void set_cr0(struct vmm *v, uint64_t value)
     if (x->unrestricted) {
         fixed0 &= ~(CR0_PE | CR0_PG);
     } else if (!(value & CR0_PE)) {
-        vmm_stop(v, VMM_CRASH, "the guest enters real mode, which this processor model cannot do (no unrestricted guest): choose another --cpu");
+        vmm_stop(v, VMM_CRASH,
+                 "the guest enters real mode, which this processor model cannot do (no unrestricted guest): choose "
+                 "another --cpu");
         return;
     } else if (!(value & CR0_PG) != x->unpaged) {
         uint64_t cr3 = vmx_get(v, HV_CR3), cr4 = vmx_get(v, HV_CR4);
@@ -543,7 +559,8 @@ static void vmx_set(struct vmm *v, enum hv_reg r, uint64_t value)
         break;
     case HV_CR4: set_cr4(v, value); break;
     case HV_EFER: {
-        uint32_t entry = value & EFER_LMA ? x->entry | VMX_ENTRY_IA32E_MODE_GUEST : x->entry & ~(uint32_t)VMX_ENTRY_IA32E_MODE_GUEST;
+        uint32_t entry =
+            value & EFER_LMA ? x->entry | VMX_ENTRY_IA32E_MODE_GUEST : x->entry & ~(uint32_t)VMX_ENTRY_IA32E_MODE_GUEST;
         wr(VMCS_GUEST_EFER, value);
         wr(VMCS_ENTRY_CONTROLS, entry);
         break;
@@ -600,9 +617,14 @@ static void vmx_set_seg(struct vmm *v, enum hv_seg s, const struct hv_segment *i
     }
 }
 
-static unsigned vmx_cpl(struct vmm *v) { return VMX_AR_DPL((uint32_t)rd(VMCS_GUEST_SS_ACCESS_RIGHTS)); }
+static unsigned vmx_cpl(struct vmm *v)
+{
+    return VMX_AR_DPL((uint32_t)rd(VMCS_GUEST_SS_ACCESS_RIGHTS));
+}
 
-/* ---- events ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- events
+ * ----------------------------------------------------------------------------------------------------------------------
+ */
 
 static void vmx_inject(struct vmm *v, const struct event *e)
 {
@@ -624,7 +646,10 @@ static bool vmx_can_interrupt(struct vmm *v)
            !(rd(VMCS_GUEST_INTERRUPTIBILITY_STATE) & (VMX_BLOCKING_BY_STI | VMX_BLOCKING_BY_MOV_SS));
 }
 
-static void vmx_set_window(struct vmm *v, bool on) { write_proc(v->vmx, VMX_PROC_INTERRUPT_WINDOW_EXITING, on); }
+static void vmx_set_window(struct vmm *v, bool on)
+{
+    write_proc(v->vmx, VMX_PROC_INTERRUPT_WINDOW_EXITING, on);
+}
 
 static void vmx_end_shadow(struct vmm *v)
 {
@@ -634,7 +659,10 @@ static void vmx_end_shadow(struct vmm *v)
     }
 }
 
-static void vmx_flush(struct vmm *v) { v->vmx->flush = true; }
+static void vmx_flush(struct vmm *v)
+{
+    v->vmx->flush = true;
+}
 
 /* "MSR-Bitmap Address": read low, read high, write low, write high, 1 KiB each. */
 static void vmx_pass_msr(struct vmm *v, uint32_t msr, bool read, bool write)
@@ -649,7 +677,10 @@ static void vmx_pass_msr(struct vmm *v, uint32_t msr, bool read, bool write)
     *w = write ? *w & ~bit : *w | bit;
 }
 
-static unsigned vmx_insn_bytes(struct vmm *v, uint8_t out[15]) { return 0; }
+static unsigned vmx_insn_bytes(struct vmm *v, uint8_t out[15])
+{
+    return 0;
+}
 
 const struct hv_ops hv_vmx = {
     .name = "VMX",

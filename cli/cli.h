@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * cli.h: what the commands of `vmenter` share: the table of commands, options, messages, files, the terminal.
+ *
+ * Exit status: 0 as asked; 1 the guest crashed or timed out; 2 usage or a bad file.
+ */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmm/vmm.h"
+
+enum { EXIT_OK = 0, EXIT_GUEST = 1, EXIT_USAGE = 2 };
+
+struct command {
+    const char *name;
+    const char *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is the command's name */
+};
+
+int cmd_guest(int argc, char **argv);
+int cmd_cpus(int argc, char **argv);
+
+/* "vmenter: " and one line on standard error. Returns EXIT_USAGE. */
+int cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
+
+/* An option of the form --name VALUE or --name=VALUE, or a flag. */
+struct option {
+    const char *name;  /* without the dashes */
+    const char *value; /* what help calls it; NULL: a flag. "[=X]": the value is optional and follows = */
+    const char *help;
+    int id;
+};
+struct option_parser {
+    const struct option *options; /* ends with a NULL name */
+    int argc;
+    char **argv;
+    int at;            /* next argument; start with 1 */
+    const char *value; /* of the option returned */
+};
+enum { OPTION_END = -1, OPTION_BAD = -2, OPTION_WORD = -3 };
+/* The id of the next option, OPTION_END, OPTION_WORD (value is an argument that is no option), or OPTION_BAD after a
+ * message. */
+int option_next(struct option_parser *p);
+void option_help(const struct option *options);
+
+/* A size with K, M, G or T. False: not a number, or above 2^63. */
+bool cli_parse_size(const char *text, uint64_t *bytes);
+/* Seconds, with a fraction. */
+bool cli_parse_seconds(const char *text, uint64_t *ns);
+
+/* Reads a whole file. False after a message. The caller frees *data. */
+bool cli_read_file(const char *path, void **data, size_t *size);
+
+/* The terminal, standard input and output, time: the platform of a guest (terminal.c). */
+struct terminal {
+    struct vmm_platform platform;
+    bool interactive; /* standard input is a terminal: raw while the guest runs */
+    bool eof, escape, quit;
+    uint64_t deadline_ns; /* 0: none */
+    char out[4096];
+    size_t out_used;
+    unsigned char in[256];
+    size_t in_at, in_used;
+    void *saved; /* terminal settings */
+};
+/* `timeout_ns` 0: none. */
+void terminal_open(struct terminal *t, uint64_t timeout_ns);
+void terminal_flush(struct terminal *t);
+void terminal_close(struct terminal *t);
+uint64_t terminal_time_ns(void);
+
+#endif

@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * options.c: options, sizes, files.
+ */
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/cli.h"
+
+int option_next(struct option_parser *p)
+{
+    if (p->at >= p->argc) {
+        return OPTION_END;
+    }
+    char *arg = p->argv[p->at++];
+    if (strncmp(arg, "--", 2) != 0 || !arg[2]) {
+        p->value = arg;
+        return OPTION_WORD;
+    }
+    char *equals = strchr(arg, '=');
+    size_t len = equals ? (size_t)(equals - arg) - 2 : strlen(arg) - 2;
+    for (const struct option *o = p->options; o->name; o++) {
+        if (strlen(o->name) != len || strncmp(arg + 2, o->name, len) != 0) {
+            continue;
+        }
+        p->value = equals ? equals + 1 : NULL;
+        if (!o->value && equals) {
+            cli_error("--%s takes no value", o->name);
+            return OPTION_BAD;
+        }
+        if (o->value && o->value[0] != '[' && !equals) {
+            if (p->at >= p->argc) {
+                cli_error("--%s needs a value: --%s %s", o->name, o->name, o->value);
+                return OPTION_BAD;
+            }
+            p->value = p->argv[p->at++];
+        }
+        return o->id;
+    }
+    cli_error("%s: there is no option '%.*s': vmenter %s --help lists them", p->argv[0], (int)len + 2, arg, p->argv[0]);
+    return OPTION_BAD;
+}
+
+void option_help(const struct option *options)
+{
+    for (const struct option *o = options; o->name; o++) {
+        char left[64];
+        snprintf(left, sizeof(left), "--%s%s%s", o->name, o->value && o->value[0] != '[' ? " " : "",
+                 o->value ? o->value : "");
+        printf("  %-24s %s\n", left, o->help);
+    }
+}
+
+bool cli_parse_size(const char *text, uint64_t *bytes)
+{
+    char *end;
+    unsigned shift = 0;
+    errno = 0;
+    if (*text < '0' || *text > '9') {
+        return false;
+    }
+    unsigned long long n = strtoull(text, &end, 0);
+    switch (*end) {
+    case 'k':
+    case 'K': shift = 10; break;
+    case 'm':
+    case 'M': shift = 20; break;
+    case 'g':
+    case 'G': shift = 30; break;
+    case 't':
+    case 'T': shift = 40; break;
+    case 0: break;
+    default: return false;
+    }
+    end += *end != 0;
+    if (!strcmp(end, "iB") || !strcmp(end, "B")) {
+        end += strlen(end);
+    }
+    if (*end || errno || n > (UINT64_MAX >> 1) >> shift) {
+        return false;
+    }
+    *bytes = (uint64_t)n << shift;
+    return true;
+}
+
+bool cli_parse_seconds(const char *text, uint64_t *ns)
+{
+    char *end;
+    double s = strtod(text, &end);
+    if (end == text || *end || !isfinite(s) || s <= 0 || s > 1e9) {
+        return false;
+    }
+    *ns = (uint64_t)(s * 1e9);
+    return true;
+}
+
+bool cli_read_file(const char *path, void **data, size_t *size)
+{
+    FILE *f = fopen(path, "rb");
+    struct stat st;
+    if (!f) {
+        cli_error("%s: %s", path, strerror(errno));
+        return false;
+    }
+    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) {
+        cli_error("%s: is a directory, a file is wanted", path);
+        fclose(f);
+        return false;
+    }
+    char *buf = NULL;
+    size_t used = 0, room = 0;
+    for (;;) {
+        if (used == room) {
+            room = room ? room * 2 : st.st_size > 0 ? (size_t)st.st_size + 1 : 65536;
+            char *bigger = realloc(buf, room);
+            if (!bigger) {
+                cli_error("%s: the host has no memory for it", path);
+                break;
+            }
+            buf = bigger;
+        }
+        size_t n = fread(buf + used, 1, room - used, f);
+        used += n;
+        if (!n) {
+            if (ferror(f)) {
+                cli_error("%s: %s", path, strerror(errno));
+                break;
+            }
+            fclose(f);
+            *data = buf;
+            *size = used;
+            return true;
+        }
+    }
+    free(buf);
+    fclose(f);
+    return false;
+}
