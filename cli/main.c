@@ -40,8 +40,7 @@ static void help(FILE *out)
 int main(int argc, char **argv)
 {
     if (argc < 2) {
-        help(stderr);
-        return EXIT_USAGE;
+        return cli_error("a command is needed: vmenter --help lists them");
     }
     if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         help(stdout);

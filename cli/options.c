@@ -3,11 +3,13 @@
  * options.c: options, sizes, files.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 
@@ -100,15 +102,16 @@ bool cli_parse_seconds(const char *text, uint64_t *ns)
 
 bool cli_read_file(const char *path, void **data, size_t *size)
 {
-    FILE *f = fopen(path, "rb");
     struct stat st;
-    if (!f) {
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* without waiting for a pipe's other end */
+    if (fd < 0 || fstat(fd, &st)) {
         cli_error("%s: %s", path, strerror(errno));
         return false;
     }
-    if (fstat(fileno(f), &st) == 0 && S_ISDIR(st.st_mode)) {
-        cli_error("%s: is a directory, a file is wanted", path);
-        fclose(f);
+    FILE *f = S_ISREG(st.st_mode) ? fdopen(fd, "rb") : NULL;
+    if (!f) {
+        cli_error("%s: is a %s, a regular file is wanted", path, S_ISDIR(st.st_mode) ? "directory" : "pipe or device");
+        close(fd);
         return false;
     }
     char *buf = NULL;

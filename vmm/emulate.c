@@ -53,8 +53,7 @@ uint8_t emulate_gpr(struct vmm *v)
     return (uint8_t)((in.i.raw.modrm.rm | (in.i.raw.rex.B ? 8 : 0)) & 15);
 }
 
-/* ---- registers
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------------------------ */
 
 static bool is_high_byte(ZydisRegister r)
 {
@@ -87,8 +86,7 @@ static int64_t sign_extend(uint64_t value, unsigned size)
     return (int64_t)(value << shift) >> shift;
 }
 
-/* ---- operands
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- operands ------------------------------------------------------------------------------------------------- */
 
 static unsigned size_of(const ZydisDecodedOperand *o)
 {
@@ -115,8 +113,7 @@ static void write_operand(struct vmm *v, const struct exit *e, const ZydisDecode
     }
 }
 
-/* ---- arithmetic
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic ----------------------------------------------------------------------------------------------- */
 
 enum { CF = 0x1, PF = 0x4, AF = 0x10, ZF = 0x40, SF = 0x80, OF = 0x800 };
 
@@ -167,8 +164,7 @@ static bool arithmetic(struct vmm *v, ZydisMnemonic m, uint64_t a, uint64_t b, u
     return true;
 }
 
-/* ---- strings
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- strings -------------------------------------------------------------------------------------------------- */
 
 static void step(uint64_t *reg, unsigned addr_bits, int64_t by)
 {
@@ -247,8 +243,7 @@ static bool string_step(struct vmm *v, const struct exit *e, const struct insn *
     return true;
 }
 
-/* ---- the exit
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the exit ------------------------------------------------------------------------------------------------- */
 
 /* True: the instruction is complete. */
 static bool carry_out(struct vmm *v, const struct exit *e, const struct insn *in)

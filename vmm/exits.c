@@ -8,8 +8,7 @@
 
 #include "vmm/vm.h"
 
-/* ---- CPUID: the processor's, without virtualization, with our local APIC
- * ------------------------------------------------ */
+/* ---- CPUID: the processor's, without virtualization, with our local APIC -------------------------------------- */
 
 #define HYPERVISOR_LEAF 0x40000000u
 
@@ -357,8 +356,7 @@ bool exit_wrmsr(struct vmm *v)
     return true;
 }
 
-/* ---- control registers
- * -------------------------------------------------------------------------------------------------- */
+/* ---- control registers ---------------------------------------------------------------------------------------- */
 
 /* MOV to CR0 as the guest sees it (SDM "MOV: Move to/from Control Registers"). What hardware then really has is hv's
  * matter. */
@@ -456,8 +454,7 @@ bool exit_cr(struct vmm *v, const struct exit *e)
     return ok;
 }
 
-/* ---- port I/O
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- port I/O ------------------------------------------------------------------------------------------------- */
 
 static uint64_t masked(uint64_t value, unsigned addr_size)
 {

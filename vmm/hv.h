@@ -125,6 +125,8 @@ struct hv_ops {
     /* Enters the guest with v->regs; a device deadline at host TSC `until` brings control back. False: refused before
      * the guest's state was loaded (VMfail). */
     bool (*enter)(struct vmm *v, uint64_t until);
+    /* Sleeps until host TSC `until` or an interrupt, where the host has no timer but the guest's; NULL: cannot. */
+    bool (*wait)(struct vmm *v, uint64_t until);
     /* Reads why the guest was left. */
     void (*decode)(struct vmm *v, struct exit *e);
     uint64_t (*get)(struct vmm *v, enum hv_reg r);

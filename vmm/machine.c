@@ -79,8 +79,7 @@ static void lapic_signal(void *opaque, struct lapic *l, enum apic_delivery what,
     }
 }
 
-/* ---- requests and output
- * --------------------------------------------------------------------------------------------- */
+/* ---- requests and output -------------------------------------------------------------------------------------- */
 
 static void request(void *opaque, enum device_request what, uint32_t value)
 {
@@ -121,8 +120,7 @@ void machine_poll_input(struct vmm *v)
     }
 }
 
-/* ---- the map
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- the map -------------------------------------------------------------------------------------------------- */
 
 static void add_ports(struct vmm *v, uint16_t base, unsigned len, uint64_t offset, const struct device_ops *ops,
                       void *dev)
@@ -246,8 +244,7 @@ void machine_mmio_write(struct vmm *v, uint64_t gpa, unsigned size, uint64_t val
     }
 }
 
-/* ---- running
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- running -------------------------------------------------------------------------------------------------- */
 
 static uint64_t min64(uint64_t a, uint64_t b)
 {

@@ -68,7 +68,7 @@ void *mem_guest(struct vmm *v, uint64_t gpa, uint64_t len)
     return ram_offset(v, gpa, &off, &run) && len <= run ? v->ram + off : NULL;
 }
 
-/* ---- second level ----------------------------------------------------------------------------------------------- */
+/* ---- second level --------------------------------------------------------------------------------------------- */
 
 /* The entry for `gpa` at `level` (0: 4 KiB), with tables made on the way. */
 static uint64_t *second_entry(struct vmm *v, const struct second_format *f, uint64_t *root, uint64_t gpa,

@@ -115,6 +115,10 @@ static void idle(struct vmm *v)
                                     device_muldiv(until - now, 1000000, (uint32_t)v->tsc_khz));
         }
         machine_poll_input(v);
+    } else if (v->host_timer == HOST_TIMER_NONE) {
+        if (!v->hv->wait || !v->hv->wait(v, until)) {
+            vmm_stop(v, VMM_CRASH, "%s", v->error);
+        }
     } else {
         host_timer_arm(v, until);
         _enable();
@@ -232,8 +236,7 @@ enum vmm_outcome vmm_run(struct vmm *v)
     return v->outcome;
 }
 
-/* ---- life
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------------------------- */
 
 static bool check_config(struct vmm *v)
 {

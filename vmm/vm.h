@@ -133,7 +133,10 @@ struct vmm {
 
     /* time */
     uint64_t tsc_khz, tsc_start;
-    uint64_t next_poll; /* ns */
+    uint64_t next_poll;        /* ns */
+    uint64_t host_timer_armed; /* host TSC; 0: not */
+    uint32_t host_timer_tsc;   /* TSC ticks in a known number of the timer's (host_timer.c) */
+    enum { HOST_TIMER_NONE, HOST_TIMER_DEADLINE, HOST_TIMER_ONE_SHOT } host_timer;
     bool input_done;
 
     /* devices */

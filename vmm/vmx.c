@@ -43,8 +43,7 @@ static void wr(enum vmcs_field f, uint64_t value)
     __vmx_vmwrite(f, value);
 }
 
-/* ---- turning it on
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- turning it on -------------------------------------------------------------------------------------------- */
 
 static bool fail(struct vmm *v, const char *what)
 {
@@ -102,6 +101,11 @@ static bool vmx_check(struct vmm *v)
     __cpuidex(r, 1, 0);
     if (!(r[2] & 1 << 5)) {
         return fail(v, "this processor model has no VMX");
+    }
+    /* EPT is told of by the secondary controls, where those exist. */
+    if (!(__readmsr(VMX_MSR_PROCBASED_CTLS) >> 63) ||
+        !(__readmsr(VMX_MSR_PROCBASED_CTLS2) >> 32 & VMX_PROC2_ENABLE_EPT)) {
+        return fail(v, "this processor model has no EPT, which the VMM needs");
     }
     uint64_t fc = __readmsr(VMX_MSR_FEATURE_CONTROL);
     if (!(fc & VMX_FEATURE_CONTROL_LOCK)) {
@@ -299,8 +303,7 @@ static bool vmx_init(struct vmm *v)
     return true;
 }
 
-/* ---- entry
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- entry ---------------------------------------------------------------------------------------------------- */
 
 static const char *error_text(uint64_t n)
 {
@@ -353,8 +356,19 @@ static bool vmx_enter(struct vmm *v, uint64_t until)
     return true;
 }
 
-/* ---- exits
- * ------------------------------------------------------------------------------------------------------------------ */
+/* The guest itself is halted, and the preemption timer ends that. */
+static bool vmx_wait(struct vmm *v, uint64_t until)
+{
+    if (!(v->vmx->pin & VMX_PIN_ACTIVATE_PREEMPTION_TIMER) || !(v->vmx->misc & VMX_MISC_ACTIVITY_HLT)) {
+        return fail(v, "this processor model has no timer to sleep by");
+    }
+    wr(VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_HLT);
+    bool ok = vmx_enter(v, until);
+    wr(VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_ACTIVE);
+    return ok;
+}
+
+/* ---- exits ---------------------------------------------------------------------------------------------------- */
 
 static const char *exit_name(uint64_t n)
 {
@@ -468,8 +482,7 @@ static void vmx_decode(struct vmm *v, struct exit *e)
     }
 }
 
-/* ---- guest state
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- guest state ---------------------------------------------------------------------------------------------- */
 
 static uint64_t vmx_get(struct vmm *v, enum hv_reg r)
 {
@@ -622,9 +635,7 @@ static unsigned vmx_cpl(struct vmm *v)
     return VMX_AR_DPL((uint32_t)rd(VMCS_GUEST_SS_ACCESS_RIGHTS));
 }
 
-/* ---- events
- * ----------------------------------------------------------------------------------------------------------------------
- */
+/* ---- events --------------------------------------------------------------------------------------------------- */
 
 static void vmx_inject(struct vmm *v, const struct event *e)
 {
@@ -688,6 +699,7 @@ const struct hv_ops hv_vmx = {
     .init = vmx_init,
     .off = vmx_off,
     .enter = vmx_enter,
+    .wait = vmx_wait,
     .decode = vmx_decode,
     .get = vmx_get,
     .set = vmx_set,

@@ -85,7 +85,7 @@ static void end_table(struct out *o, size_t start)
     patch_checksum(o, start, o->used, start + 9);
 }
 
-/* ---- AML --------------------------------------------------------------------------------------------------------- */
+/* ---- AML ------------------------------------------------------------------------------------------------------ */
 
 /* Opens a package of a length to be known later (two bytes of PkgLength are kept). */
 static size_t aml_begin(struct out *o)
@@ -195,7 +195,7 @@ static void build_dsdt(struct out *o, const struct acpi_config *c)
     end_table(o, start);
 }
 
-/* ---- fixed tables ------------------------------------------------------------------------------------------------ */
+/* ---- fixed tables --------------------------------------------------------------------------------------------- */
 
 /* "Generic Address Structure" in I/O space. */
 static void put_gas(struct out *o, uint16_t port, uint8_t bits)

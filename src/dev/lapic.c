@@ -242,7 +242,7 @@ unsigned apic_route(struct lapic *const *apics, unsigned n, struct lapic *from, 
     return best ? lapic_accept(best, msg) : accepted;
 }
 
-/* ---- local sources ---------------------------------------------------------------------------------------------- */
+/* ---- local sources -------------------------------------------------------------------------------------------- */
 
 static void fire_lvt(struct lapic *l, unsigned i)
 {
@@ -326,7 +326,7 @@ void lapic_lint(struct lapic *l, unsigned pin, bool level)
     changed(l);
 }
 
-/* ---- timer ------------------------------------------------------------------------------------------------------ */
+/* ---- timer ---------------------------------------------------------------------------------------------------- */
 
 static enum timer_mode timer_mode(const struct lapic *l)
 {
@@ -420,7 +420,7 @@ void lapic_set_tsc_offset(struct lapic *l, uint64_t now, uint64_t offset)
     }
 }
 
-/* ---- registers -------------------------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------------------------ */
 
 void lapic_set_tpr(struct lapic *l, uint8_t cr8)
 {

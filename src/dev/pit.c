@@ -153,7 +153,7 @@ static uint32_t current(const struct pit_channel *c, uint64_t t)
     }
 }
 
-/* ---- the line of channel 0 --------------------------------------------------------------------------------------- */
+/* ---- the line of channel 0 ------------------------------------------------------------------------------------ */
 
 static void sync(struct pit *p, uint64_t t, unsigned i)
 {
@@ -208,7 +208,7 @@ uint64_t pit_deadline(const struct pit *p)
     return ticks_to_ns(at);
 }
 
-/* ---- registers --------------------------------------------------------------------------------------------------- */
+/* ---- registers ------------------------------------------------------------------------------------------------ */
 
 static void load(struct pit_channel *c, uint64_t t, uint32_t n)
 {

@@ -39,7 +39,7 @@ static void out(const struct device_ops *ops, void *dev, uint64_t now, unsigned 
     device_write(ops, dev, now, offset, 1, v);
 }
 
-/* ---- 8259A ---- */
+/* ---- 8259A ---------------------------------------------------------------------------------------------------- */
 
 static struct wire intr;
 
@@ -167,7 +167,7 @@ static void pic_rotation_aeoi_poll(void **state)
     assert_int_equal(pic_ack(p), 0x47); /* nothing stays in service */
 }
 
-/* ---- 8254 ---- */
+/* ---- 8254 ----------------------------------------------------------------------------------------------------- */
 
 static struct wire irq0;
 
@@ -287,7 +287,7 @@ static void pit_read_back_and_bcd(void **state)
     assert_int_equal(in(&pit_ops, p, ns(40), 0), 0x09);
 }
 
-/* ---- MC146818 ---- */
+/* ---- MC146818 ------------------------------------------------------------------------------------------------- */
 
 static struct wire irq8;
 #define EPOCH UINT64_C(1709207999) /* 2024-02-29 11:59:59 UTC, a Thursday */
@@ -377,7 +377,7 @@ static void rtc_interrupts(void **state)
     assert_true(irq8.level);
 }
 
-/* ---- 16550A ---- */
+/* ---- 16550A --------------------------------------------------------------------------------------------------- */
 
 static struct wire irq4;
 static char sent[64];
@@ -493,7 +493,7 @@ static void uart_loopback_and_break(void **state)
     assert_int_equal(rd(u, 5) & 0x10, 0);
 }
 
-/* ---- the rest ---- */
+/* ---- the rest ------------------------------------------------------------------------------------------------- */
 
 static enum device_request asked;
 static uint32_t asked_value;
