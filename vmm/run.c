@@ -252,7 +252,7 @@ static bool check_config(struct vmm *v)
 
 static bool identify(struct vmm *v)
 {
-    int r[4];
+    int r[4] = {0};
     char vendor[13] = {0};
     __cpuidex(r, 0, 0);
     memcpy(vendor, &r[1], 4);
@@ -286,14 +286,15 @@ struct vmm *vmm_create(const struct vmm_config *config, char error[VMM_ERROR_MAX
     v->outcome = VMM_RUNNING;
     vmenter_set_event_handler(config->machine, host_timer_event, v);
     if (!check_config(v) || !identify(v) || !mem_init(v) || !host_timer_init(v) || !v->hv->init(v)) {
-        snprintf(error, VMM_ERROR_MAX, "%s", v->error);
+        /* An exception in an intrinsic says more than what came of it. */
+        snprintf(error, VMM_ERROR_MAX, "%s", v->outcome == VMM_RUNNING ? v->error : v->why);
         free(v);
         return NULL;
     }
     machine_init(v);
     msr_init(v);
-    if (!linux_load(v)) {
-        snprintf(error, VMM_ERROR_MAX, "%s", v->error);
+    if (!linux_load(v) || v->outcome != VMM_RUNNING) {
+        snprintf(error, VMM_ERROR_MAX, "%s", v->outcome == VMM_RUNNING ? v->error : v->why);
         vmm_destroy(v);
         return NULL;
     }
