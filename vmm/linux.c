@@ -210,13 +210,12 @@ static void set_state(struct vmm *v, uint64_t entry)
     v->hv->set(v, HV_RFLAGS, RFLAGS_1);
     v->hv->set(v, HV_RIP, entry);
     v->hv->set(v, HV_RSP, BOOT_STACK);
-    memset(&v->regs, 0, sizeof(v->regs));
     v->regs.rsi = BOOT_PARAMS;
 }
 
 bool linux_load(struct vmm *v)
 {
-    struct image im;
+    struct image im = {0};
     const char *cmdline = v->config.cmdline ? v->config.cmdline : "";
     if (!check_image(v, &im)) {
         return false;

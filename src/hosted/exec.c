@@ -225,7 +225,10 @@ void hosted_halt(struct binding *b)
             return;
         if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & ATT_NMI || c->apic_ops->pending(c->apic) >= 0)
             return;
-        machine_idle(c, c->apic_ops->deadline(c->apic));
+        /* What was noted has been looked at; what comes from here on ends the wait. */
+        __atomic_fetch_and(&c->attention, ~(uint32_t)ATT_INTR, __ATOMIC_SEQ_CST);
+        if (c->apic_ops->pending(c->apic) < 0)
+            machine_idle(c, c->apic_ops->deadline(c->apic));
     }
 }
 

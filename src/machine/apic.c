@@ -226,11 +226,14 @@ void machine_apic_attach(struct vmenter_machine *m, struct machine_cpu *mc)
 #define IDLE_SLICE_NS                                                                                                  \
     1000000 /* a processor that no cond signals (a kick from a signal handler) is seen this late at most */
 
+/* What ends a wait. The other bits are about instructions that are not executed meanwhile. */
+#define WAKES ((uint32_t)(ATT_INTR | ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_KICK))
+
 bool machine_idle(struct cpu *c, uint64_t until_tsc)
 {
     struct machine_cpu *mc = c->apic;
     struct vmenter_machine *m = mc->machine;
-    if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & ~(uint32_t)ATT_DEADLINE)
+    if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & WAKES)
         return true;
     uint64_t now = cpu_tsc(c);
     if (until_tsc <= now)
@@ -250,7 +253,7 @@ bool machine_idle(struct cpu *c, uint64_t until_tsc)
         t.tv_sec++;
     }
     pthread_mutex_lock(&m->apic_lock);
-    if (!(__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & ~(uint32_t)ATT_DEADLINE))
+    if (!(__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & WAKES))
         pthread_cond_timedwait(&m->wake, &m->apic_lock, &t);
     pthread_mutex_unlock(&m->apic_lock);
     return true;
