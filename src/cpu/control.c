@@ -136,6 +136,8 @@ void cpu_set_rflags(struct cpu *c, uint64_t v)
         c->rf_at = retire_count(c);
     if (changed & (FLAG_VM | FLAG_AC | FLAG_TF))
         cpu_update_mode(c);
+    if (c->step_armed) /* TF was set when the instruction began: it is trapped even if it clears TF */
+        cpu_attend(c, ATT_TRAP);
     if (changed & rest & FLAG_IF)
         cpu_recheck_events(c);
 }

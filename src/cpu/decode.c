@@ -103,6 +103,12 @@ static void lay_memory(const struct decoded *d, struct op *o, const ZydisDecoded
     o->index = gpr_index(m->index);
     o->scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
     o->disp = m->disp.value;
+    /* ERRATUM: Zydis 4.0.0, with a 32-bit address size in 64-bit mode, takes SIB base 101b and mod 00b with REX.B for R13D
+     * where it means: no base, a 32-bit displacement. */
+    if (d->mode == MODE_64 && d->in.raw.sib.offset && d->in.raw.sib.base == 5 && d->in.raw.modrm.mod == 0) {
+        o->base = GPR_ZERO;
+        o->disp = d->in.raw.disp.value;
+    }
     if (o->base == GPR_BLOCK)
         o->disp += at + d->in.length;
     unsigned seg = decode_register(m->segment);

@@ -511,7 +511,7 @@ TO_INTS(CVTTSD2SI, "cvttsd2si", q, 64, true, sse_ld64)
 
 /* --- conversions between MMX and XMM registers: computed with the XMM form of the same conversion
  * ----------------------------------------- */
-/* From MMX or m64. A memory source of CVTPI2PD leaves the x87 state alone. */
+/* From MMX or m64. A memory source leaves the x87 state alone (on silicon that of CVTPI2PS too). */
 HANDLER(m_rr_CVTPI2PS)
 {
     struct fp_run r;
@@ -529,13 +529,12 @@ HANDLER(m_rm_CVTPI2PS)
 {
     struct fp_run r;
     v128 b;
-    if (!sse_ok(c, o) || !mmx_ok(c, o) || !sse_ld64(c, o, &b))
+    if (!sse_ok(c, o) || !sse_ld64(c, o, &b))
         return false;
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PS(&r, v128_q(0, 0), b, 0);
     if (!fp_end(c, o, &r, v, TINY_NO))
         return false;
-    mmx_enter(c);
     c->v[o->r0].q[0] = (uint64_t)v[0];
     return true;
 }

@@ -190,6 +190,10 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
     uint64_t step = down ? -(uint64_t)size : size, rounds = 0;
     uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_RELAXED);
     uint64_t rounds_max = attention & ATT_STEP ? 1 : ROUNDS_MAX, look = 256;
+    /* A comparison that is broken off, by a fault or between iterations, leaves the flags as they were before the instruction (SDM
+     * volume 2, "REP/REPE/REPZ/REPNE/REPNZ"). */
+    uint64_t res = c->lf_res, cv = c->lf_cv;
+    uint32_t aux = c->lf_aux;
     while (count) {
         if (rounds >= look) {
             if (rounds >= rounds_max ||
@@ -201,8 +205,11 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
         if ((kind == MOVS || kind == STOS) && !down && rounds_max > 1)
             n = bulk(c, o, kind, size, amask, count);
         if (!n) {
-            if (!iteration(c, o, kind, size, amask, step))
-                return; /* the state is that before this iteration */
+            if (!iteration(c, o, kind, size, amask, step)) { /* the registers are those before this iteration */
+                if (compares)
+                    c->lf_res = res, c->lf_cv = cv, c->lf_aux = aux;
+                return;
+            }
             n = 1;
         }
         count -= n;
@@ -215,6 +222,8 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
     }
     if (!count)
         NEXT(c, o);
+    if (compares)
+        c->lf_res = res, c->lf_cv = cv, c->lf_aux = aux;
     c->rip = (c->gpr[GPR_BLOCK] + o->ip) & c->ip_mask;
     END(c, o);
 }

@@ -608,7 +608,8 @@ void op_arpl(struct cpu *c, const struct op *o)
     uint64_t la = 0;
     uint16_t dst, src = op_r16(c, o->flags & OPF_MEM ? o->r0 : o->r1);
     if (o->flags & OPF_MEM) {
-        if (!op_la(c, o, 2, MMU_WRITE, &la) || !op_rmw_slow(c, o, la, &dst, 2))
+        /* Memory is written only if the RPL changes. */
+        if (!op_la(c, o, 2, MMU_READ, &la) || !op_read_slow(c, o, la, &dst, 2))
             return;
     } else {
         dst = op_r16(c, o->r0);
@@ -617,7 +618,7 @@ void op_arpl(struct cpu *c, const struct op *o)
     if (raise)
         dst = (uint16_t)((dst & ~3u) | (src & 3));
     if (o->flags & OPF_MEM) {
-        if (!op_write_slow(c, o, la, &dst, 2))
+        if (raise && (!op_la(c, o, 2, MMU_WRITE, &la) || !op_write_slow(c, o, la, &dst, 2)))
             return;
     } else if (raise) {
         op_set_r16(c, o->r0, dst);

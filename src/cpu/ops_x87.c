@@ -268,7 +268,7 @@ UNARY(fchs, chs, 0)
                 pop(c);                                                                                                \
             st_set(c, 0, &r);                                                                                          \
         }                                                                                                              \
-        if (sw & X87_IE) /* C2 and C1 alone are defined, as 0 */                                                       \
+        if (!to_register(c, sw) || (sw & X87_IE)) /* C2 and C1 alone are defined, as 0 */                              \
             done(c, o, sw & 0x3f, (cc)&X87_C2);                                                                        \
         else                                                                                                           \
             done(c, o, sw &(X87_C1 | (cc) | 0x3f), cc);                                                                \
@@ -382,7 +382,7 @@ HANDLER(fxam)
     done(c, o, sw & X87_CC, CC);
     return true;
 }
-/* Into RFLAGS; an unmasked exception leaves them. */
+/* Into RFLAGS, on silicon with an unmasked exception too. */
 #define COMPARE_FLAGS(name, f, pops)                                                                                   \
     HANDLER(name)                                                                                                      \
     {                                                                                                                  \
@@ -392,13 +392,13 @@ HANDLER(fxam)
         if (likely(!empty(c, 0) && !empty(c, o->r1)))                                                                  \
             COMPUTE(c, sw, f, st(c, 0), st(c, o->r1));                                                                 \
         bool through = !(sw & ~c->x87.cw & (X87_IE | X87_DE));                                                         \
-        done(c, o, sw & 0x7f, 0);                                                                                      \
-        if (through) {                                                                                                 \
-            flags_set_arith(c,                                                                                         \
-                            (sw & X87_C3 ? FLAG_ZF : 0) | (sw & X87_C2 ? FLAG_PF : 0) | (sw & X87_C0 ? FLAG_CF : 0));  \
-            if (pops)                                                                                                  \
-                pop(c);                                                                                                \
-        }                                                                                                              \
+        if (!(sw & X87_SF)) /* C1 tells of a stack fault alone */                                                      \
+            sw = (uint16_t)((sw & ~X87_C1) | (c->x87.sw & X87_C1));                                                    \
+        done(c, o, sw & (0x7f | X87_C1), 0);                                                                           \
+        flags_set_arith(c,                                                                                             \
+                        (sw & X87_C3 ? FLAG_ZF : 0) | (sw & X87_C2 ? FLAG_PF : 0) | (sw & X87_C0 ? FLAG_CF : 0));      \
+        if (through && (pops))                                                                                         \
+            pop(c);                                                                                                    \
         return true;                                                                                                   \
     }
 COMPARE_FLAGS(fcomi, com, 0)

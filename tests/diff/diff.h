@@ -83,6 +83,9 @@ struct dcase {
      * misaligned image is the implementation's choice. Any of #SS, #GP, #PF, #AC will do then; memory is not compared. */
     bool loose_fault;
     bool loose_memory; /* a near CALL that faults may have written its return address */
+    bool loose_state;  /* a restoring instruction that faults may have restored a part */
+    bool skip_fault;   /* whether bytes that are masked out can fault is the implementation's choice */
+    bool low_counters; /* 32-bit addresses in 64-bit mode: a faulting REP may have cleared the counters' upper halves */
     bool mmx;          /* a faulting MMX instruction may or may not have set TOP to 0 and the tags to valid */
     const char *name;
 };

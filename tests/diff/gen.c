@@ -311,7 +311,16 @@ struct insn {
 
 static bool decode(const struct gen *g, unsigned mode, const uint8_t *b, unsigned len, struct insn *x)
 {
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->dec[mode], b, len, &x->i, x->op));
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->dec[mode], b, len, &x->i, x->op)))
+        return false;
+    /* Zydis 4.0.0, with a 32-bit address size in 64-bit mode, takes SIB base 101b, mod 00b, REX.B for R13D. */
+    if (mode == MODE64 && x->i.raw.sib.offset && x->i.raw.sib.base == 5 && x->i.raw.modrm.mod == 0)
+        for (unsigned k = 0; k < x->i.operand_count; k++)
+            if (x->op[k].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM && x->op[k].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+                x->op[k].mem.base = ZYDIS_REGISTER_NONE;
+                x->op[k].mem.disp.value = x->i.raw.disp.value;
+            }
+    return true;
 }
 
 static const char *skip_reason(const struct insn *x)
@@ -875,6 +884,7 @@ static bool tweak(struct rng *r, struct dcase *c, struct insn *x, uint64_t first
     case ZYDIS_MNEMONIC_XRSTOR:
     case ZYDIS_MNEMONIC_XRSTOR64:
         gpr[0] &= ~0xfffffffcull;
+        c->skip_fault = !(gpr[0] & 3); /* is the legacy area touched then? */
         gpr[2] &= ~0xffffffffull;
         break;
     default: break;
@@ -936,8 +946,20 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
                 c->mmx = true;
         }
-        c->loose_fault |= x.i.mnemonic == ZYDIS_MNEMONIC_ENTER;
-        c->loose_memory = x.i.meta.category == ZYDIS_CATEGORY_CALL;
+        switch (x.i.mnemonic) {
+        case ZYDIS_MNEMONIC_CALL: c->loose_memory = true; /* fallthrough */
+        case ZYDIS_MNEMONIC_CMPSB: /* which operand is read first? */
+        case ZYDIS_MNEMONIC_CMPSW:
+        case ZYDIS_MNEMONIC_CMPSD:
+        case ZYDIS_MNEMONIC_CMPSQ:
+        case ZYDIS_MNEMONIC_ENTER: c->loose_fault = true; break;
+        case ZYDIS_MNEMONIC_MASKMOVQ:
+        case ZYDIS_MNEMONIC_MASKMOVDQU: c->skip_fault = true; break;
+        case ZYDIS_MNEMONIC_XRSTOR:
+        case ZYDIS_MNEMONIC_XRSTOR64: c->loose_state = true; break;
+        default: break;
+        }
+        c->low_counters = mode == MODE64 && x.i.address_width == 32 && is_rep(&x);
         uint64_t first = 0;
         bool branch = x.i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE;
         for (int pass = 0; pass < 2; pass++) /* hidden operands first: a visible one may share a register with them */

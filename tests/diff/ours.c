@@ -93,8 +93,9 @@ struct ours *diff_ours_new(const char *name)
         g[1] = h >> 32;
     }
     *(uint64_t *)(o->ram + PA_SYS + 0x1204) = SUP + PA_STACK + 4096;
+    *(uint16_t *)(o->ram + PA_SYS + 0x1200 + 102) = 104; /* no I/O permission map */
 
-    o->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_DE | CR4_PSE | CR4_MCE;
+    o->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_PSE | CR4_MCE;
     if (model_has(&o->model, FEATURE_xsave))
         o->cr4 |= CR4_OSXSAVE;
     if (model_has(&o->model, FEATURE_fsgsbase))
