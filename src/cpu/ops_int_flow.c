@@ -219,13 +219,13 @@ void op_pushad(struct cpu *c, const struct op *o)
 }
 static void op_popa(struct cpu *c, const struct op *o, unsigned size)
 {
-    uint64_t sp = c->gpr[GPR_RSP], v[8];
-    for (unsigned i = 0; i < 8; i++)
-        if (!sp_load(c, o, sp + i * size, &v[i], size))
+    uint64_t sp = c->gpr[GPR_RSP], v;
+    for (unsigned i = 0; i < 8; i++) { /* a fault leaves those that are popped, and the stack pointer as it was */
+        if (!sp_load(c, o, sp + i * size, &v, size))
             return;
-    for (unsigned i = 0; i < 8; i++)
         if (7 - i != GPR_RSP)
-            reg_write(c, 8 * (7 - i), v[i], size);
+            reg_write(c, 8 * (7 - i), v, size);
+    }
     sp_set(c, sp + 8 * size);
     NEXT(c, o);
 }

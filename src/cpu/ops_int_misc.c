@@ -40,16 +40,27 @@ DEFINE_LOAD_FAR(lss, SEG_SS)
 /* --- BOUND, XLAT ---------------------------------------------------------------------------------------------------
  */
 
+/* The bounds are two accesses. */
 void op_bound(struct cpu *c, const struct op *o)
 {
-    uint8_t buf[8];
-    unsigned size = op_size(o);
-    if (!op_ld_n(c, o, buf, 2 * size, 0))
-        return;
-    bool inside =
-        size == 2 ? (int16_t)R(16, o->r0) >= (int16_t)load16(buf) && (int16_t)R(16, o->r0) <= (int16_t)load16(buf + 2)
-                  : (int32_t)R(32, o->r0) >= (int32_t)load32(buf) && (int32_t)R(32, o->r0) <= (int32_t)load32(buf + 4);
-    if (!inside) {
+    int64_t bound[2], v = op_size(o) == 2 ? (int16_t)R(16, o->r0) : (int32_t)R(32, o->r0);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t la;
+        uint16_t b16;
+        uint32_t b32;
+        if (!op_la_plus(c, o, i * op_size(o), op_size(o), MMU_READ, &la))
+            return;
+        if (op_size(o) == 2) {
+            if (!op_load16(c, o, la, &b16))
+                return;
+            bound[i] = (int16_t)b16;
+        } else {
+            if (!op_load32(c, o, la, &b32))
+                return;
+            bound[i] = (int32_t)b32;
+        }
+    }
+    if (v < bound[0] || v > bound[1]) {
         c->cur = o;
         cpu_raise(c, EXC_BR, 0);
         return;

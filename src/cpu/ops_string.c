@@ -72,8 +72,11 @@ INLINE uint64_t accumulator(const struct cpu *c, unsigned size)
 /* One iteration: memory, then registers and flags. False: raised. */
 INLINE bool iteration(struct cpu *c, const struct op *o, enum kind kind, unsigned size, uint64_t amask, uint64_t step)
 {
-    uint64_t si = c->gpr[GPR_RSI] & amask, di = c->gpr[GPR_RDI] & amask, la, v = 0, w;
+    uint64_t si = c->gpr[GPR_RSI] & amask, di = c->gpr[GPR_RDI] & amask, la, v = 0, w = 0;
     bool source = kind == MOVS || kind == CMPS || kind == LODS, dest = kind != LODS;
+    /* Of two operands in memory CMPS reads the one at rDI first. */
+    if (kind == CMPS && (!string_la(c, o, SEG_ES, di, size, MMU_READ, &la) || !string_load(c, o, la, &w, size)))
+        return false;
     if (source && (!string_la(c, o, o->seg, si, size, MMU_READ, &la) || !string_load(c, o, la, &v, size)))
         return false;
     switch (kind) {
@@ -86,10 +89,11 @@ INLINE bool iteration(struct cpu *c, const struct op *o, enum kind kind, unsigne
         break;
     case CMPS:
     case SCAS:
-        if (kind == SCAS)
+        if (kind == SCAS) {
             v = accumulator(c, size);
-        if (!string_la(c, o, SEG_ES, di, size, MMU_READ, &la) || !string_load(c, o, la, &w, size))
-            return false;
+            if (!string_la(c, o, SEG_ES, di, size, MMU_READ, &la) || !string_load(c, o, la, &w, size))
+                return false;
+        }
         compare(c, v, w, size);
         break;
     case LODS:
@@ -188,12 +192,20 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
     uint64_t amask = op_amask(o), count = c->gpr[GPR_RCX] & amask;
     bool down = c->rflags_rest & FLAG_DF, compares = kind == CMPS || kind == SCAS;
     uint64_t step = down ? -(uint64_t)size : size, rounds = 0;
+    /* Where a repeated comparison stops before its end, the flags are still those before the instruction. */
+    const uint64_t res = c->lf_res, cv = c->lf_cv;
+    const uint32_t aux = c->lf_aux;
     uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_RELAXED);
     uint64_t rounds_max = attention & ATT_STEP ? 1 : ROUNDS_MAX, look = 256;
-    /* A comparison that is broken off, by a fault or between iterations, leaves the flags as they were before the instruction (SDM
-     * volume 2, "REP/REPE/REPZ/REPNE/REPNZ"). */
-    uint64_t res = c->lf_res, cv = c->lf_cv;
-    uint32_t aux = c->lf_aux;
+    if (count && op_asize(o) == 4 && c->mode == MODE_64) {
+        /* Processors clear the upper halves before the first iteration: those of the indices only where strings are
+         * moved fast. */
+        c->gpr[GPR_RCX] = count;
+        if (kind == MOVS)
+            c->gpr[GPR_RSI] = (uint32_t)c->gpr[GPR_RSI];
+        if (kind == MOVS || kind == STOS)
+            c->gpr[GPR_RDI] = (uint32_t)c->gpr[GPR_RDI];
+    }
     while (count) {
         if (rounds >= look) {
             if (rounds >= rounds_max ||
@@ -205,10 +217,10 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
         if ((kind == MOVS || kind == STOS) && !down && rounds_max > 1)
             n = bulk(c, o, kind, size, amask, count);
         if (!n) {
-            if (!iteration(c, o, kind, size, amask, step)) { /* the registers are those before this iteration */
+            if (!iteration(c, o, kind, size, amask, step)) {
                 if (compares)
                     c->lf_res = res, c->lf_cv = cv, c->lf_aux = aux;
-                return;
+                return; /* all else is as before this iteration */
             }
             n = 1;
         }
