@@ -109,8 +109,6 @@ static void run_one(struct cpu *c, bool hold)
             exception(c);
     }
     c->cur = NULL;
-    if (c->step_armed) /* the instruction may have cleared TF: it traps all the same */
-        cpu_attend(c, ATT_TRAP);
 }
 
 INLINE uint32_t attention(const struct cpu *c)
