@@ -205,7 +205,8 @@ static bool span_find(struct cpu *c, la_t la, unsigned len, unsigned access, str
     if (!s->len[1])
         return true;
     uint64_t next = la.v + s->len[0];
-    if (!c->long_mode || c->mode != MODE_64)
+    if (!c->long_mode ||
+        (c->mode != MODE_64 && la.v <= 0xffffffff)) /* implicit accesses of compatibility mode are not cut */
         next &= 0xffffffff;
     if (!place_find(c, LA(next), access, &s->p[1]))
         return false;
@@ -283,8 +284,9 @@ static bool stack_relative(const struct op *o)
            ((o->flags & OPF_MEM) && o->seg == SEG_NONE && (o->base == GPR_RSP || o->base == GPR_RBP));
 }
 
-/* SDM volume 3A, "Alignment-Check Exception (#AC)": alignment by data type; here by size, which tells them apart: 10: an
- * extended-precision value; 14, 28, 94, 108: x87 environments and images. The 16 bytes of a vector are not checked. */
+/* SDM volume 3A, "Alignment-Check Exception (#AC)": alignment by data type; here by size, which tells them apart: 10:
+ * an extended-precision value; 14, 28, 94, 108: x87 environments and images. The 16 bytes of a vector are not checked.
+ */
 static unsigned checked_alignment(unsigned size)
 {
     switch (size) {
@@ -312,8 +314,7 @@ static bool explicit_checks(struct cpu *c, const struct op *o, uint64_t la, unsi
             return cpu_raise(c, stack_relative(o) ? EXC_SS : EXC_GP, 0);
     }
     if (unlikely(c->check_all)) {
-        if (c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rflags_rest & FLAG_AC) &&
-            (la & (checked_alignment(size) - 1)))
+        if (c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rflags_rest & FLAG_AC) && (la & (checked_alignment(size) - 1)))
             return cpu_raise(c, EXC_AC, 0);
         if (c->dr[7] & 0xff)
             cpu_data_breakpoint(c, LA(la), size, write);
