@@ -175,13 +175,14 @@ bool hosted_exec(struct binding *b, enum hinsn id)
 /* --- interrupts of the host
  * ---------------------------------------------------------------------------------------------------- */
 
-static bool host_time(struct cpu *c)
+static void host_time(struct cpu *c)
 {
-    if (c->apic_ops && (c->real_clock || c->icount >= c->deadline)) {
+    if (c->real_clock || c->icount >= c->deadline) {
         c->apic_ops->run(c->apic, cpu_tsc(c));
         cpu_update_deadline(c);
     }
-    return __atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & (ATT_INTR | ATT_NMI);
+    if (__atomic_fetch_and(&c->attention, ~(uint32_t)ATT_NMI, __ATOMIC_SEQ_CST) & ATT_NMI)
+        c->nmi_pending = true;
 }
 
 static void deliver(struct binding *b, uint8_t vector)
@@ -199,9 +200,11 @@ bool hosted_poll(struct binding *b)
 {
     struct cpu *c = b->cpu;
     bool any = false;
-    while (host_time(c) && c->gif) {
-        if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & ATT_NMI && !c->nmi_blocked) {
-            __atomic_fetch_and(&c->attention, ~(uint32_t)ATT_NMI, __ATOMIC_SEQ_CST);
+    for (;;) {
+        host_time(c);
+        if (!c->gif)
+            break;
+        if (c->nmi_pending && !c->nmi_blocked) {
             c->nmi_pending = false;
             c->nmi_blocked = true;
             deliver(b, EXC_NMI);
@@ -223,12 +226,11 @@ void hosted_halt(struct binding *b)
     for (;;) {
         if (hosted_poll(b))
             return;
-        if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & ATT_NMI || c->apic_ops->pending(c->apic) >= 0)
-            return;
-        /* What was noted has been looked at; what comes from here on ends the wait. */
-        __atomic_fetch_and(&c->attention, ~(uint32_t)ATT_INTR, __ATOMIC_SEQ_CST);
-        if (c->apic_ops->pending(c->apic) < 0)
-            machine_idle(c, c->apic_ops->deadline(c->apic));
+        if (c->nmi_pending || c->apic_ops->pending(c->apic) >= 0)
+            return; /* a processor would go on sleeping while IF or GIF is 0; native code is asked to look */
+        machine_idle(c, c->apic_ops->deadline(c->apic));
+        c->apic_ops->run(c->apic, cpu_tsc(c));
+        cpu_update_deadline(c);
     }
 }
 

@@ -3,7 +3,7 @@
  * apic.c: the local APIC model of src/dev wired to the processors of a machine: registers, interrupts, IPIs, the timer
  * on the processor's TSC, and waiting for what they bring.
  *
- * The model counts raw TSC ticks that nobody writes: the processor's TSC without tsc_base. One lock guards all local
+ * The model counts raw TSC ticks that nobody writes: the processor's TSC without what IA32_TSC_ADJUST has gathered. One lock guards all local
  * APICs of a machine; with one processor it is not taken.
  */
 #include <time.h>
@@ -24,15 +24,15 @@ static void apic_unlock(struct vmenter_machine *m)
 
 static uint64_t raw_tsc(struct machine_cpu *mc)
 {
-    return cpu_tsc(mc->cpu) - mc->cpu->tsc_base;
+    return cpu_tsc(mc->cpu) - mc->cpu->msr.tsc_adjust;
 }
 
 /* Brings the model's idea of the guest-visible TSC up to date, and the time with it. */
 static uint64_t apic_now(struct machine_cpu *mc)
 {
     uint64_t now = raw_tsc(mc);
-    if (mc->lapic.s.tsc_offset != mc->cpu->tsc_base)
-        lapic_set_tsc_offset(&mc->lapic, now, mc->cpu->tsc_base);
+    if (mc->lapic.s.tsc_offset != mc->cpu->msr.tsc_adjust)
+        lapic_set_tsc_offset(&mc->lapic, now, mc->cpu->msr.tsc_adjust);
     return now;
 }
 
@@ -165,7 +165,7 @@ static uint64_t op_deadline(void *apic)
     apic_now(mc);
     uint64_t raw = lapic_deadline(&mc->lapic);
     apic_unlock(mc->machine);
-    return raw == DEVICE_NEVER ? UINT64_MAX : raw + mc->cpu->tsc_base;
+    return raw == DEVICE_NEVER ? UINT64_MAX : raw + mc->cpu->msr.tsc_adjust;
 }
 
 static void op_run(void *apic, uint64_t tsc)
@@ -173,7 +173,7 @@ static void op_run(void *apic, uint64_t tsc)
     struct machine_cpu *mc = apic;
     apic_lock(mc->machine);
     apic_now(mc);
-    lapic_run(&mc->lapic, tsc - mc->cpu->tsc_base);
+    lapic_run(&mc->lapic, tsc - mc->cpu->msr.tsc_adjust);
     apic_unlock(mc->machine);
 }
 
@@ -226,20 +226,24 @@ void machine_apic_attach(struct vmenter_machine *m, struct machine_cpu *mc)
 #define IDLE_SLICE_NS                                                                                                  \
     1000000 /* a processor that no cond signals (a kick from a signal handler) is seen this late at most */
 
-/* What ends a wait. The other bits are about instructions that are not executed meanwhile. */
-#define WAKES ((uint32_t)(ATT_INTR | ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_KICK))
+/* Is there more to attend to than what the processor knows that it cannot take? */
+static bool awake(struct machine_cpu *mc)
+{
+    struct cpu *c = mc->cpu;
+    if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & (ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_KICK))
+        return true;
+    return !c->intr_waiting && lapic_pending_vector(&mc->lapic) >= 0;
+}
 
 bool machine_idle(struct cpu *c, uint64_t until_tsc)
 {
     struct machine_cpu *mc = c->apic;
     struct vmenter_machine *m = mc->machine;
-    if (__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & WAKES)
-        return true;
     uint64_t now = cpu_tsc(c);
     if (until_tsc <= now)
         return true;
     if (m->clock == VMENTER_CLOCK_VIRTUAL && until_tsc != UINT64_MAX) {
-        c->icount += until_tsc - now;
+        c->tsc_base += until_tsc - now;
         return true;
     }
     uint64_t ns = IDLE_SLICE_NS;
@@ -253,7 +257,7 @@ bool machine_idle(struct cpu *c, uint64_t until_tsc)
         t.tv_sec++;
     }
     pthread_mutex_lock(&m->apic_lock);
-    if (!(__atomic_load_n(&c->attention, __ATOMIC_ACQUIRE) & WAKES))
+    if (!awake(mc))
         pthread_cond_timedwait(&m->wake, &m->apic_lock, &t);
     pthread_mutex_unlock(&m->apic_lock);
     return true;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <time.h>
 
 #include <Zydis/Zydis.h>
 
@@ -73,6 +74,8 @@ static bool create_cpu(struct vmenter_machine *m, unsigned i)
     c->host_syscall = m->flags & VMENTER_HOST_SYSCALLS ? identity_syscall : NULL;
     c->real_clock = m->clock == VMENTER_CLOCK_REAL;
     c->tsc_hz = m->tsc_hz;
+    c->real_start = m->real_start;
+    c->cpus = m->cpus;
     c->bsp = i == 0;
     if (c->real_clock || m->cpus > 1)
         c->idle = machine_idle;
@@ -143,6 +146,9 @@ enum vmenter_status vmenter_create(const struct vmenter_config *config, struct v
     m->clock = c.clock;
     m->cpus = c.cpus;
     m->tsc_hz = TSC_HZ;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    m->real_start = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
     pthread_mutex_init(&m->apic_lock, NULL);
     pthread_cond_init(&m->wake, NULL);
     if (!build(m, &c)) {

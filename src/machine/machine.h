@@ -38,6 +38,7 @@ struct vmenter_machine {
     unsigned flags; /* enum vmenter_flags */
     enum vmenter_clock clock;
     uint64_t tsc_hz;
+    uint64_t real_start; /* host's monotonic clock at creation, ns */
     unsigned cpus;
     struct machine_cpu cpu[MACHINE_CPUS_MAX];
     pthread_mutex_t apic_lock;
