@@ -1,6 +1,6 @@
-/* A blue pill: a program that makes itself a guest. It enters VMX operation and VMLAUNCHes with the guest state of its own next line: from
- * then on the same program, stack and libc run as a guest, on the software processor, and what it asks of CPUID is what its own VM-exit
- * handler says. At the end it calls that handler to be set free again.
+/* A blue pill: a program that makes itself a guest. It enters VMX operation and VMLAUNCHes with the guest state of its
+ * own next line: from then on the same program, stack and libc run as a guest, on the software processor, and what it
+ * asks of CPUID is what its own VM-exit handler says. At the end it calls that handler to be set free again.
  *
  * Identity mode: physical address = linear address = the process's own, and SYSCALL of the guest reaches the kernel. */
 #include <stdio.h>
@@ -32,8 +32,8 @@ __asm__(".text\n"
         ".globl become_guest\n"
         "become_guest:\n"
         "  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15; sub $8, %rsp\n"
-        "  mov $0x681c, %edi; mov %rsp, %rsi; call __vmx_vmwrite@PLT\n"       /* GUEST_RSP */
-        "  mov $0x681e, %edi; lea 1f(%rip), %rsi; call __vmx_vmwrite@PLT\n"   /* GUEST_RIP */
+        "  mov $0x681c, %edi; mov %rsp, %rsi; call __vmx_vmwrite@PLT\n"     /* GUEST_RSP */
+        "  mov $0x681e, %edi; lea 1f(%rip), %rsi; call __vmx_vmwrite@PLT\n" /* GUEST_RIP */
         "  call __vmx_vmlaunch@PLT\n"
         "  jmp 2f\n"
         "1: xor %eax, %eax\n"
@@ -85,8 +85,8 @@ struct freed *handle_exit(struct vmenter_regs *guest)
         return &freed;
     default: {
         char text[4096];
-        int n = snprintf(text, sizeof text, "VM exit 0x%zx at 0x%zx, qualification 0x%zx\n", reason, field(VMCS_GUEST_RIP),
-                         field(VMCS_EXIT_QUALIFICATION));
+        int n = snprintf(text, sizeof text, "VM exit 0x%zx at 0x%zx, qualification 0x%zx\n", reason,
+                         field(VMCS_GUEST_RIP), field(VMCS_EXIT_QUALIFICATION));
         n += (int)vmenter_explain_entry(text + n, sizeof text - (size_t)n);
         if (write(2, text, (size_t)n) < 0)
             _exit(2);
@@ -121,7 +121,8 @@ static void set_up(void)
     memcpy(&gdt, gdtr + 2, 8), memcpy(&idt, idtr + 2, 8);
     __vmx_vmwrite(VMCS_PIN_CONTROLS, controls(VMX_MSR_TRUE_PINBASED_CTLS, 0));
     __vmx_vmwrite(VMCS_PROC_CONTROLS, controls(VMX_MSR_TRUE_PROCBASED_CTLS, VMX_PROC_ACTIVATE_SECONDARY_CONTROLS));
-    __vmx_vmwrite(VMCS_PROC2_CONTROLS, controls(VMX_MSR_PROCBASED_CTLS2, VMX_PROC2_ENABLE_RDTSCP | VMX_PROC2_ENABLE_XSAVES));
+    __vmx_vmwrite(VMCS_PROC2_CONTROLS,
+                  controls(VMX_MSR_PROCBASED_CTLS2, VMX_PROC2_ENABLE_RDTSCP | VMX_PROC2_ENABLE_XSAVES));
     __vmx_vmwrite(VMCS_EXIT_CONTROLS, controls(VMX_MSR_TRUE_EXIT_CTLS, VMX_EXIT_HOST_ADDRESS_SPACE_SIZE));
     __vmx_vmwrite(VMCS_ENTRY_CONTROLS, controls(VMX_MSR_TRUE_ENTRY_CTLS, VMX_ENTRY_IA32E_MODE_GUEST));
 
@@ -137,7 +138,8 @@ static void set_up(void)
     __vmx_vmwrite(VMCS_HOST_TR_SELECTOR, _str());
     __vmx_vmwrite(VMCS_GUEST_GDTR_BASE, gdt), __vmx_vmwrite(VMCS_HOST_GDTR_BASE, gdt);
     __vmx_vmwrite(VMCS_GUEST_IDTR_BASE, idt), __vmx_vmwrite(VMCS_HOST_IDTR_BASE, idt);
-    __vmx_vmwrite(VMCS_GUEST_GDTR_LIMIT, gdtr[0] | gdtr[1] << 8), __vmx_vmwrite(VMCS_GUEST_IDTR_LIMIT, idtr[0] | idtr[1] << 8);
+    __vmx_vmwrite(VMCS_GUEST_GDTR_LIMIT, gdtr[0] | gdtr[1] << 8),
+        __vmx_vmwrite(VMCS_GUEST_IDTR_LIMIT, idtr[0] | idtr[1] << 8);
     __vmx_vmwrite(VMCS_GUEST_DR7, 0x400);
     __vmx_vmwrite(VMCS_GUEST_RFLAGS, 2);
     __vmx_vmwrite(VMCS_VMCS_LINK_POINTER, ~(size_t)0);
@@ -158,7 +160,9 @@ int main(int argc, char **argv)
 {
     /* The guest's processor has no AVX: libc must not choose it. */
     if (!getenv("GLIBC_TUNABLES")) {
-        setenv("GLIBC_TUNABLES", "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX512CD,-AVX512DQ,-AVX_Fast_Unaligned_Load", 1);
+        setenv("GLIBC_TUNABLES",
+               "glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-AVX512VL,-AVX512BW,-AVX512CD,-AVX512DQ,-AVX_Fast_Unaligned_Load",
+               1);
         execv("/proc/self/exe", argv);
     }
     struct vmenter_config config = {.size = sizeof config, .flags = VMENTER_IDENTITY | VMENTER_HOST_SYSCALLS};
