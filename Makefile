@@ -73,7 +73,7 @@ $(B)/obj/%.S.o: %.S | setup-build
 $(B)/obj/%.cc.o: %.cc | setup-build
 	@mkdir -p $(@D)
 	$(call say,CXX)
-	$(Q)$(CXX) $(CPPFLAGS) -std=gnu++17 $(OPT) -g $(filter-out -Wstrict-prototypes -Wmissing-prototypes,$(WARN)) -fPIC $(SANFLAGS) -MMD -MP -c $< -o $@
+	$(Q)$(CXX) $(CPPFLAGS) -std=gnu++17 $(OPT) -g $(filter-out -Wstrict-prototypes -Wmissing-prototypes -Wshadow,$(WARN)) -fPIC $(SANFLAGS) -MMD -MP -c $< -o $@
 
 $(LIB): $(lib_o)
 	@mkdir -p $(@D) && rm -f $@

@@ -296,10 +296,11 @@ static void set_arith(struct binding *b, uint64_t flags)
     b->rflags = (b->rflags & ~FLAG_ARITH) | (flags & FLAG_ARITH);
 }
 
-/* "Conventions" of the VMX instruction reference. False: it raised. */
+/* "Conventions" of the VMX instruction reference. False: it raised; should the event's handler come back, it looks like
+ * VMfailInvalid. */
 static bool vmx_flags(struct binding *b, enum vmx_result r)
 {
-    set_arith(b, r == VMX_FAIL_INVALID ? FLAG_CF : r == VMX_FAIL_VALID ? FLAG_ZF : 0);
+    set_arith(b, r == VMX_SUCCEED ? 0 : r == VMX_FAIL_VALID ? FLAG_ZF : FLAG_CF);
     b->cpu->icount++;
     return r != VMX_FAULT;
 }
@@ -410,7 +411,10 @@ static bool carry_out(struct binding *b, const struct trapped *t, enum hinsn id)
     case HINSN_LLDT:
     case HINSN_LMSW: return has_memory(t) ? with_word(b, t, id) : execute(b, t);
     case HINSN_IN32:
-    case HINSN_OUT32: return has_memory(t) ? port_string(b, t, id == HINSN_IN32) : execute(b, t);
+    case HINSN_OUT32:
+        if (t->in.mnemonic == ZYDIS_MNEMONIC_IN || t->in.mnemonic == ZYDIS_MNEMONIC_OUT)
+            return execute(b, t);
+        return port_string(b, t, id == HINSN_IN32);
     case HINSN_HLT: return true; /* hosted_trap_event() */
     default: return execute(b, t);
     }
@@ -432,10 +436,9 @@ enum hosted_outcome hosted_trap(struct binding *b)
         if (o == HOSTED_GO)
             return HOSTED_GO;
         b->rip = next;
-        if (o == HOSTED_EVENT)
-            return HOSTED_EVENT;
-        vmx_flags(b, (enum vmx_result)o);
-        return HOSTED_GO;
+        if (id != HINSN_VMRUN)
+            vmx_flags(b, (enum vmx_result)o);
+        return o == HOSTED_EVENT ? HOSTED_EVENT : HOSTED_GO;
     }
     bool ok = carry_out(b, &t, id);
     b->rip = next;

@@ -3,8 +3,8 @@
  * apic.c: the local APIC model of src/dev wired to the processors of a machine: registers, interrupts, IPIs, the timer
  * on the processor's TSC, and waiting for what they bring.
  *
- * The model counts raw TSC ticks that nobody writes: the processor's TSC without what IA32_TSC_ADJUST has gathered. One lock guards all local
- * APICs of a machine; with one processor it is not taken.
+ * The model counts raw TSC ticks that nobody writes: the processor's TSC without what IA32_TSC_ADJUST has gathered. One
+ * lock guards all local APICs of a machine; with one processor it is not taken.
  */
 #include <time.h>
 

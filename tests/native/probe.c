@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * probe.c: every native intrinsic in functions of its own, for tests/native/disasm to read the disassembly of. Compiled as C and as
- * C++, at every level of optimization; never run.
+ * probe.c: every native intrinsic in functions of its own, for tests/native/disasm to read the disassembly of. Compiled
+ * as C and as C++, at every level of optimization; never run.
  *
- * T(id, "mnemonic", "operands", result, parameters, call): function t_id holds the instruction once, and at -O1 and up with operands
- * that match the regular expression (AT&T syntax, the parameters being in RDI, RSI, RDX by the calling convention).
- * M(id, "mnemonic", parameters, call): function m_id stores 1, 2 and 3 to memory around two calls; none may move or vanish.
+ * T(id, "mnemonic", "operands", result, parameters, call): function t_id holds the instruction once, and at -O1 and up
+ * with operands that match the regular expression (AT&T syntax, the parameters being in RDI, RSI, RDX by the calling
+ * convention). M(id, "mnemonic", parameters, call): function m_id stores 1, 2 and 3 to memory around two calls; none
+ * may move or vanish.
  */
 #define VMENTER_NATIVE 1
 #include <vmenter/intrin.h>

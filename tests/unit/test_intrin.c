@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * test_intrin.c: the intrinsics, hosted: every documented result of the sixteen, launch-state sequences, faults, general registers
- * across entries and exits, interrupts of the host.
+ * test_intrin.c: the intrinsics, hosted: every documented result of the sixteen, launch-state sequences, faults,
+ * general registers across entries and exits, interrupts of the host.
  */
 #include <pthread.h>
 #include <setjmp.h>
@@ -84,9 +84,9 @@ static void *at(struct fixture *f, uint64_t pa)
 static void vmx_begin(struct fixture *f)
 {
     unsigned long long pa = VMXON_PA;
-    vmx_region(at(f, VMXON_PA));
-    vmx_region(at(f, VMCS_PA));
-    vmx_region(at(f, VMCS2_PA));
+    vmx_init_region(at(f, VMXON_PA));
+    vmx_init_region(at(f, VMCS_PA));
+    vmx_init_region(at(f, VMCS2_PA));
     __writecr4(__readcr4() | CR4_VMXE_BIT);
     assert_int_equal(__vmx_on(&pa), 0);
     assert_int_equal(f->events, 0);
@@ -104,13 +104,14 @@ static size_t vmx_error(void)
     return vmx_field(VMCS_VM_INSTRUCTION_ERROR);
 }
 
-/* --- VMX instructions --------------------------------------------------------------------------------------------------- */
+/* --- VMX instructions
+ * --------------------------------------------------------------------------------------------------- */
 
 static void test_vmxon(void **state)
 {
     struct fixture *f = *state;
     unsigned long long pa = VMXON_PA;
-    vmx_region(at(f, VMXON_PA));
+    vmx_init_region(at(f, VMXON_PA));
 
     f->vector = NO_VECTOR;
     assert_int_equal(__vmx_on(&pa), 2); /* CR4.VMXE = 0 */
@@ -137,7 +138,7 @@ static void test_vmxon(void **state)
     pa = VMXON_PA;
     assert_int_equal(__vmx_on(&pa), 0);
     assert_int_equal(__vmx_on(&pa), 2); /* in VMX root operation, no current VMCS: VMfailInvalid */
-    vmx_region(at(f, VMCS_PA));
+    vmx_init_region(at(f, VMCS_PA));
     vmx_current(VMCS_PA);
     assert_int_equal(__vmx_on(&pa), 1);
     assert_int_equal(vmx_error(), VMX_ERR_VMXON_IN_VMX_ROOT);
@@ -302,7 +303,8 @@ static void test_invalidations(void **state)
     assert_int_equal(f->events, 0);
 }
 
-/* --- entries -------------------------------------------------------------------------------------------------------------- */
+/* --- entries
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static void guest_code(struct fixture *f, const void *code, size_t len)
 {
@@ -401,8 +403,9 @@ static void test_block(void **state)
 {
     struct fixture *f = *state;
     /* xchg rax,rbx; xchg rcx,rdx; xchg rsi,rdi; xchg r8,r15; inc rbp; not r9..r14; hlt */
-    static const uint8_t code[] = {0x48, 0x93, 0x48, 0x87, 0xca, 0x48, 0x87, 0xf7, 0x4d, 0x87, 0xc7, 0x48, 0xff, 0xc5, 0x49, 0xf7, 0xd1,
-                                   0x49, 0xf7, 0xd2, 0x49, 0xf7, 0xd3, 0x49, 0xf7, 0xd4, 0x49, 0xf7, 0xd5, 0x49, 0xf7, 0xd6, 0xf4};
+    static const uint8_t code[] = {0x48, 0x93, 0x48, 0x87, 0xca, 0x48, 0x87, 0xf7, 0x4d, 0x87, 0xc7,
+                                   0x48, 0xff, 0xc5, 0x49, 0xf7, 0xd1, 0x49, 0xf7, 0xd2, 0x49, 0xf7,
+                                   0xd3, 0x49, 0xf7, 0xd4, 0x49, 0xf7, 0xd5, 0x49, 0xf7, 0xd6, 0xf4};
     prepare(f, code, sizeof code);
     struct vmenter_regs r;
     for (unsigned i = 0; i < 16; i++)
@@ -475,8 +478,9 @@ static int plain(int resume, const uint64_t *in, uint64_t *out)
 static void test_plain_entry(void **state)
 {
     struct fixture *f = *state;
-    static const uint8_t code[] = {0x48, 0x93, 0x48, 0x87, 0xca, 0x48, 0x87, 0xf7, 0x4d, 0x87, 0xc7, 0x48, 0xff, 0xc5, 0x49, 0xf7, 0xd1,
-                                   0x49, 0xf7, 0xd2, 0x49, 0xf7, 0xd3, 0x49, 0xf7, 0xd4, 0x49, 0xf7, 0xd5, 0x49, 0xf7, 0xd6, 0xf4, 0xf4};
+    static const uint8_t code[] = {0x48, 0x93, 0x48, 0x87, 0xca, 0x48, 0x87, 0xf7, 0x4d, 0x87, 0xc7, 0x48,
+                                   0xff, 0xc5, 0x49, 0xf7, 0xd1, 0x49, 0xf7, 0xd2, 0x49, 0xf7, 0xd3, 0x49,
+                                   0xf7, 0xd4, 0x49, 0xf7, 0xd5, 0x49, 0xf7, 0xd6, 0xf4, 0xf4};
     prepare(f, code, sizeof code);
     uint64_t in[16], out[16] = {0};
     for (unsigned i = 0; i < 16; i++)
@@ -494,7 +498,8 @@ static void test_plain_entry(void **state)
     memset(out, 0, sizeof out);
     assert_int_equal(plain(0, in, out), -1);
     assert_int_equal(vmx_field(VMCS_EXIT_REASON), VMX_REASON_HLT);
-    assert_true(out[0] == in[3] && out[3] == in[0] && out[1] == in[2] && out[2] == in[1] && out[6] == in[7] && out[7] == in[6]);
+    assert_true(out[0] == in[3] && out[3] == in[0] && out[1] == in[2] && out[2] == in[1] && out[6] == in[7] &&
+                out[7] == in[6]);
     assert_true(out[8] == in[15] && out[15] == in[8] && out[5] == in[5] + 1);
     for (unsigned i = 9; i < 15; i++)
         assert_true(out[i] == ~in[i]);
@@ -544,7 +549,8 @@ static void test_longjmp(void **state)
     assert_int_equal(vmenter_vmlaunch(&regs), 0);
 }
 
-/* --- registers ------------------------------------------------------------------------------------------------------------- */
+/* --- registers
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static void test_registers(void **state)
 {
@@ -702,7 +708,8 @@ static void test_ports(void **state)
     __outbyte(0x80, 0xab);
     __outword(0x81, 0xabcd);
     __outdword(0x82, 0xabcdef01);
-    assert_true(log.count == 3 && log.value[0] == 0xab && log.size[1] == 2 && log.value[2] == 0xabcdef01 && log.port[2] == 0x82);
+    assert_true(log.count == 3 && log.value[0] == 0xab && log.size[1] == 2 && log.value[2] == 0xabcdef01 &&
+                log.port[2] == 0x82);
     uint16_t words[3] = {1, 2, 3};
     __outwordstring(7, words, 3);
     assert_true(log.count == 6 && log.value[5] == 3 && log.size[5] == 2);
@@ -710,7 +717,8 @@ static void test_ports(void **state)
     assert_true(words[0] == 0x567a && words[2] == 0x567a);
 }
 
-/* --- interrupts of the host ---------------------------------------------------------------------------------------------------- */
+/* --- interrupts of the host
+ * ---------------------------------------------------------------------------------------------------- */
 
 #define X2APIC(offset) (0x800 + (offset) / 16)
 
@@ -774,7 +782,9 @@ static void test_interrupts(void **state)
     assert_int_equal(f->event.vector, 2);
 }
 
-/* --- SVM --------------------------------------------------------------------------------------------------------------------------- */
+/* --- SVM
+ * ---------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void svm_begin(struct fixture *f)
 {
@@ -877,7 +887,8 @@ __asm__(".text\n.globl raw_vmrun\nraw_vmrun:\n"
         "  mov 24(%rsi), %rbx; mov 40(%rsi), %rbp; mov 96(%rsi), %r12; mov 120(%rsi), %r15; mov 48(%rsi), %rsi\n"
         "  call vmenter_svm_vmrun_raw@PLT\n"
         "  mov (%rsp), %rdx\n"
-        "  mov %rax, 0(%rdx); mov %rbx, 24(%rdx); mov %rbp, 40(%rdx); mov %r12, 96(%rdx); mov %r15, 120(%rdx); mov %rsi, 48(%rdx)\n"
+        "  mov %rax, 0(%rdx); mov %rbx, 24(%rdx); mov %rbp, 40(%rdx); mov %r12, 96(%rdx); mov %r15, 120(%rdx); mov "
+        "%rsi, 48(%rdx)\n"
         "  pop %rdx; pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp\n"
         "  ret\n");
 
@@ -893,8 +904,8 @@ static void test_svm_raw(void **state)
     v->save.rax = 0x99;
     raw_vmrun(VMCB_PA, in, out);
     assert_int_equal(v->control.exitcode, SVM_EXIT_HLT);
-    assert_true(out[0] == VMCB_PA && out[3] == in[3] + 1 && out[5] == in[5] + 1 && out[6] == in[6] + 1 && out[12] == in[12] &&
-                out[15] == in[15]);
+    assert_true(out[0] == VMCB_PA && out[3] == in[3] + 1 && out[5] == in[5] + 1 && out[6] == in[6] + 1 &&
+                out[12] == in[12] && out[15] == in[15]);
     assert_int_equal(v->save.rax, 0x99);
 }
 #endif
@@ -918,7 +929,9 @@ static void test_gif(void **state)
     assert_int_equal(f->event.vector, 0x41);
 }
 
-/* --- machines ------------------------------------------------------------------------------------------------------------------------ */
+/* --- machines
+ * ------------------------------------------------------------------------------------------------------------------------
+ */
 
 static void *run_guests(void *opaque)
 {
@@ -1033,7 +1046,8 @@ static void test_models_and_disassembler(void **state)
     assert_non_null(strstr(text, "vmlaunch"));
     assert_non_null(strstr(text, "0000000000001003  f4"));
     assert_non_null(strstr(text, "db 0x0f"));
-    assert_int_equal(vmenter_disassemble("\xf4", 1, 0, 64, 1, NULL, 0), strlen("0000000000000000  f4                     hlt\n"));
+    assert_int_equal(vmenter_disassemble("\xf4", 1, 0, 64, 1, NULL, 0),
+                     strlen("0000000000000000  f4                     hlt\n"));
 }
 
 int main(void)

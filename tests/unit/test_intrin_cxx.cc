@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * test_intrin_cxx.cc: <vmenter/intrin.h> in C++17: MSVC's types, both kinds of 64-bit pointers, functions as values, exceptions out of
- * the event handler.
+ * test_intrin_cxx.cc: <vmenter/intrin.h> in C++17: MSVC's types, both kinds of 64-bit pointers, functions as values,
+ * exceptions out of the event handler.
  */
 #include <cstdarg>
 #include <csetjmp>
@@ -17,7 +17,6 @@ extern "C" {
 #include <vmenter/svm.h>
 
 #include "tests/unit/vmx_host.h"
-
 
 /* The types that MSVC documents. */
 static_assert(std::is_same<decltype(&__vmx_off), void (*)()>::value, "");
@@ -86,12 +85,12 @@ template <typename F> static int vector_of(fixture *f, F call)
 static void test_sixteen_vmx(void **state)
 {
     fixture *f = static_cast<fixture *>(*state);
-    std::uint64_t pa = 0x1000;         /* unsigned long on LP64 */
-    unsigned long long wide = 0x2000;  /* unsigned __int64 */
+    std::uint64_t pa = 0x1000;        /* unsigned long on LP64 */
+    unsigned long long wide = 0x2000; /* unsigned __int64 */
     std::uint64_t value64 = 1;
     unsigned long long wide_value = 1;
-    vmx_region(vmenter_host_ptr(f->m, 0x1000, 4096));
-    vmx_region(vmenter_host_ptr(f->m, 0x2000, 4096));
+    vmx_init_region(vmenter_host_ptr(f->m, 0x1000, 4096));
+    vmx_init_region(vmenter_host_ptr(f->m, 0x2000, 4096));
 
     assert_int_equal(vector_of(f, [&] { __vmx_on(&pa); }), 6);
     assert_int_equal(vector_of(f, [&] { __vmx_off(); }), 6);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * test_trap.c: VMX, SVM and privileged instructions that native code executes raw, caught and carried out on the bound processor.
- * Linux x86-64 alone.
+ * test_trap.c: VMX, SVM and privileged instructions that native code executes raw, caught and carried out on the bound
+ * processor. Linux x86-64 alone.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -205,8 +205,8 @@ static void test_vmx(void **state)
     struct fixture *f = trapping(state);
     unsigned long long pa = 0x1000;
     size_t v = 0;
-    vmx_region(vmenter_host_ptr(f->m, 0x1000, 4096));
-    vmx_region(vmenter_host_ptr(f->m, 0x2000, 4096));
+    vmx_init_region(vmenter_host_ptr(f->m, 0x1000, 4096));
+    vmx_init_region(vmenter_host_ptr(f->m, 0x2000, 4096));
     f->vector = NO_VECTOR;
     assert_int_equal(raw___vmx_on(&pa), 2); /* CR4.VMXE = 0 */
     assert_int_equal(f->vector, 6);
@@ -256,7 +256,8 @@ static void test_svm(void **state)
     vmcb_set_intercept(v, SVM_EXIT_VMRUN);
     vmcb_set_intercept(v, SVM_EXIT_HLT);
     v->control.guest_asid = 1;
-    v->save.cs = v->save.ds = v->save.es = v->save.ss = (struct vmcb_seg){.attrib = 0x93, .limit = 0xffff, .base = CODE_PA};
+    v->save.cs = v->save.ds = v->save.es = v->save.ss =
+        (struct vmcb_seg){.attrib = 0x93, .limit = 0xffff, .base = CODE_PA};
     v->save.cs.attrib = 0x9b;
     v->save.efer = SVM_EFER_SVME;
     v->save.cr0 = 0x10;

@@ -82,7 +82,7 @@ static inline void vmx_host_and_guest(size_t rip, size_t rsp)
 }
 
 /* The revision in the first four bytes of a VMXON region or VMCS. */
-static inline void vmx_region(void *page)
+static inline void vmx_init_region(void *page)
 {
     unsigned revision = VMX_BASIC_REVISION(__readmsr(VMX_MSR_BASIC));
     memset(page, 0, 4096);
