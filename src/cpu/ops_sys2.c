@@ -487,10 +487,10 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
         uint64_t count = c->gpr[GPR_RCX] & mask, la;
         uint8_t raw[4];
         c->cur = o;
+        if (!cpu_io_allowed(c, port, size)) /* even if there is nothing to do */
+            return;
         if (rep && !count)
             break;
-        if (!cpu_io_allowed(c, port, size))
-            return;
         uint64_t offset = c->gpr[index] & mask;
         if (cpu_icpt_on(c, ICPT_IO)) {
             uint64_t plain = offset + c->seg_base64[seg];

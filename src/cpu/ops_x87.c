@@ -246,6 +246,10 @@ UNARY(fchs, chs, 0)
 /* --- ST(0) and ST(1)
  * --------------------------------------------------------------------------------------------------------------------------
  */
+INLINE bool is_nan(const f80 *v)
+{
+    return (v->sexp & 0x7fff) == 0x7fff && v->frac << 1;
+}
 #define BINARY01(name, f, cc, popping)                                                                                 \
     HANDLER(name)                                                                                                      \
     {                                                                                                                  \
@@ -268,7 +272,7 @@ UNARY(fchs, chs, 0)
                 pop(c);                                                                                                \
             st_set(c, 0, &r);                                                                                          \
         }                                                                                                              \
-        if (!to_register(c, sw) || (sw & X87_IE)) /* C2 and C1 alone are defined, as 0 */                              \
+        if (!to_register(c, sw) || is_nan(&r)) /* of the codes C1 and C2 alone are set, to 0 */                        \
             done(c, o, sw & 0x3f, (cc)&X87_C2);                                                                        \
         else                                                                                                           \
             done(c, o, sw &(X87_C1 | (cc) | 0x3f), cc);                                                                \
@@ -454,7 +458,7 @@ static bool push_overflow(struct cpu *c, const struct op *o)
         if (unlikely(!empty(c, 7)))                                                                                    \
             return push_overflow(c, o);                                                                                \
         COMPUTE(c, sw, f, &m, &r);                                                                                     \
-        if (to_register(c, sw))                                                                                        \
+        if (!(sw & ~c->x87.cw & X87_IE)) /* a denormal is loaded even with its exception unmasked */                   \
             push(c, &r);                                                                                               \
         done(c, o, sw & 0x3f, 0);                                                                                      \
         return true;                                                                                                   \

@@ -85,7 +85,8 @@ struct dcase {
     bool loose_memory; /* a near CALL that faults may have written its return address */
     bool loose_state;  /* a restoring instruction that faults may have restored a part */
     bool skip_fault;   /* whether bytes that are masked out can fault is the implementation's choice */
-    bool low_counters; /* 32-bit addresses in 64-bit mode: a faulting REP may have cleared the counters' upper halves */
+    bool loose_gpr;    /* POPA that faults may have popped a part */
+    bool low_counters; /* 32-bit addresses in 64-bit mode: a REP that faults or has nothing to do may have cleared the upper halves */
     bool mmx;          /* a faulting MMX instruction may or may not have set TOP to 0 and the tags to valid */
     const char *name;
 };

@@ -898,7 +898,7 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
     struct insn x;
     (void)stepped_only;
     c->in.mode = (uint16_t)mode;
-    c->flags_mask = ~(uint64_t)FL_RF;
+    c->flags_mask = ~0ull;
     c->fsw_mask = 0xffff;
     c->code_offset = one_in(r, 16)   ? DIFF_PAGE - rng_below(r, 16)
                      : one_in(r, 32) ? 2 * DIFF_PAGE - 1 - rng_below(r, 16)
@@ -955,6 +955,10 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
         case ZYDIS_MNEMONIC_ENTER: c->loose_fault = true; break;
         case ZYDIS_MNEMONIC_MASKMOVQ:
         case ZYDIS_MNEMONIC_MASKMOVDQU: c->skip_fault = true; break;
+        case ZYDIS_MNEMONIC_POPA:
+        case ZYDIS_MNEMONIC_POPAD: c->loose_gpr = true; break;
+        case ZYDIS_MNEMONIC_FLDENV:
+        case ZYDIS_MNEMONIC_FNSTENV: c->loose_fault = true; break;
         case ZYDIS_MNEMONIC_XRSTOR:
         case ZYDIS_MNEMONIC_XRSTOR64: c->loose_state = true; break;
         default: break;
