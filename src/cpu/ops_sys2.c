@@ -527,6 +527,8 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
         if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED))) {
             c->cur = o;
             cpu_sync(c);
+            c->rflags_rest |= FLAG_RF; /* as in ops_string.c */
+            c->rf_at = c->icount;
             return;
         }
     }

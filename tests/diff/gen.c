@@ -783,7 +783,7 @@ static void fill_image(struct rng *r, uint8_t *p, unsigned mode)
         memset(p + FX_MXCSR + 2, 0xff, 2);
     p[512] = (uint8_t)rng_below(r, 4);
     if (one_in(r, 16))
-        p[512 + rng_below(r, 64)] = (uint8_t)rng_next(r);
+        p[512 + 16 + rng_below(r, 48)] = (uint8_t)rng_next(r);
     if (one_in(r, 4)) { /* compacted */
         p[520] = (uint8_t)(p[512] | rng_below(r, 4));
         p[527] = 0x80;
@@ -943,6 +943,8 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
         for (unsigned k = 0; k < x.i.operand_count; k++) {
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN && x.op[k].size > 128)
                 c->loose_fault = true;
+            if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].size == 80)
+                c->loose_memory = true; /* stored in two parts */
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
                 c->mmx = true;
         }
