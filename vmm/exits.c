@@ -137,6 +137,7 @@ void msr_init(struct vmm *v)
     }
     v->msr.mtrr_fixed[2] = 0; /* 0xa0000: the VGA hole */
     v->msr.de_cfg = 2;        /* LFENCE serialises */
+    v->msr.hwcr = 1 << 24;    /* the TSC counts at the P0 frequency */
     v->msr.patch_level = v->intel ? UINT64_C(1) << 32 : 0x01000065;
     /* The local APIC as firmware leaves it: on, 8259s through LINT0, NMI at LINT1. */
     lapic_write(&v->lapic, 0, LAPIC_SVR, 0x1ff);

@@ -96,9 +96,15 @@ static struct vmcb *state_page(struct cpu *c, uint64_t pa, enum icpt what, bool 
 
 static const uint8_t moved_seg[4] = {SEG_FS, SEG_GS, SEG_TR, SEG_LDTR};
 
+/* By the width of linear addresses that is implemented, whatever the host's CR4.LA57: the state is a guest's. */
+static bool wide(const struct cpu *c)
+{
+    return model_has(c->model, FEATURE_la57);
+}
+
 static uint64_t canonical(const struct cpu *c, uint64_t v)
 {
-    return sign_extend(v, c->cr4 & CR4_LA57 ? 57 : 48);
+    return sign_extend(v, wide(c) ? 57 : 48);
 }
 
 bool svm_vmload(struct cpu *c, uint64_t pa)
@@ -113,7 +119,7 @@ bool svm_vmload(struct cpu *c, uint64_t pa)
     const struct vmcb_save *a = &v->save;
     const struct vmcb_seg *in[4] = {&a->fs, &a->gs, &a->tr, &a->ldtr};
     for (unsigned i = 0; i < 4; i++)
-        svm_load_seg(&c->seg[moved_seg[i]], in[i], c->cr4 & CR4_LA57);
+        svm_load_seg(&c->seg[moved_seg[i]], in[i], wide(c));
     c->seg[SEG_TR].ar = (c->seg[SEG_TR].ar | AR_P) & ~AR_UNUSABLE; /* never null */
     c->msr.kernel_gs_base = canonical(c, a->kernel_gs_base);
     c->msr.star = a->star;
