@@ -113,6 +113,7 @@ enum {
     MSR_HWCR = 0xc0010015,
     MSR_TOP_MEM = 0xc001001a,
     MSR_TOP_MEM2 = 0xc001001d,
+    MSR_NB_CFG = 0xc001001f,
     MSR_INT_PENDING = 0xc0010055,
     MSR_DE_CFG = 0xc0011029,
 };
@@ -128,6 +129,8 @@ void msr_init(struct vmm *v)
     }
     v->hv->pass_msr(v, MSR_TSC, true, false);
     v->hv->pass_msr(v, MSR_PAT, true, true);
+    v->hv->pass_msr(v, MSR_PRED_CMD, false, true); /* commands: nothing is kept */
+    v->hv->pass_msr(v, MSR_FLUSH_CMD, false, true);
     v->msr.misc_enable = v->intel ? 1 | 1 << 11 | 1 << 12 : 0; /* fast strings; no BTS, no PEBS */
     v->msr.mtrr_def_type = 0xc06; /* on, write-back: the APICs are uncached by their range */
     v->msr.mtrr_phys[0] = 0xc0000000;
@@ -248,6 +251,7 @@ static bool read_msr(struct vmm *v, uint32_t msr, uint64_t *value)
     case MSR_SYSCFG: *value = v->msr.syscfg; return true;
     case MSR_HWCR: *value = v->msr.hwcr; return true;
     case MSR_DE_CFG: *value = v->msr.de_cfg; return true;
+    case MSR_NB_CFG: *value = v->msr.nb_cfg; return true;
     case MSR_TOP_MEM: *value = v->low; return true;
     case MSR_TOP_MEM2: *value = v->high ? GUEST_HIGH + v->high : 0; return true;
     case MSR_INT_PENDING: return true;
@@ -262,6 +266,8 @@ static bool write_efer(struct vmm *v, uint64_t value)
     __cpuidex(r, (int)0x80000001, 0);
     valid |= r[3] & 1 << 20 ? EFER_NXE : 0;
     valid |= !v->intel && (r[3] & 1 << 25) ? UINT64_C(1) << 14 : 0; /* FFXSR */
+    __cpuidex(r, (int)0x80000021, 0);
+    valid |= !v->intel && (r[0] & 1 << 8) ? UINT64_C(1) << 21 : 0; /* AutoIBRS */
     if ((value & ~valid) || ((value ^ old) & EFER_LME && (v->hv->get(v, HV_CR0) & CR0_PG))) {
         return false;
     }
@@ -309,8 +315,6 @@ static bool write_msr(struct vmm *v, uint32_t msr, uint64_t value)
     case MSR_MCG_STATUS: v->msr.mcg_status = value; return true;
     case MSR_UCODE_REV: return true; /* reading the revision begins with a write of 0 */
     case MSR_SPEC_CTRL: v->msr.spec_ctrl = value; return true;
-    case MSR_PRED_CMD:
-    case MSR_FLUSH_CMD: return !(value & ~UINT64_C(1));
     case MSR_XSS:
         __cpuidex(r, 0xd, 1);
         if (!(r[0] & 1 << 3) || (value & ~((uint64_t)(unsigned)r[3] << 32 | (unsigned)r[2]))) {
@@ -330,6 +334,7 @@ static bool write_msr(struct vmm *v, uint32_t msr, uint64_t value)
     case MSR_SYSCFG: v->msr.syscfg = value; return true;
     case MSR_HWCR: v->msr.hwcr = value; return true;
     case MSR_DE_CFG: v->msr.de_cfg = value; return true;
+    case MSR_NB_CFG: v->msr.nb_cfg = value; return true;
     case MSR_INT_PENDING: return true;
     }
     return false;

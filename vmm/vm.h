@@ -97,7 +97,7 @@ struct exit_note {
 struct guest_msrs {
     uint64_t mtrr_def_type, mtrr_fixed[11], mtrr_phys[16];
     uint64_t misc_enable, tsc_adjust, mcg_status, spec_ctrl;
-    uint64_t syscfg, hwcr, de_cfg;
+    uint64_t syscfg, hwcr, de_cfg, nb_cfg;
     uint64_t patch_level;
 };
 
