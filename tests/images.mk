@@ -21,3 +21,7 @@ $(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildc
 		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $< $(wildcard tests/images/$*.S)
 	$(Q)$(IMAGE_OBJCOPY) -O elf32-i386 $@.elf $@
 
+
+image_driver_o := $(call obj,tests/images/driver.c)
+$(B)/vmenter-image: $(image_driver_o) $(LIB)
+	$(Q)$(CC) $(SANFLAGS) -o $@ $(image_driver_o) $(LIB) $(LDFLAGS) $(LDLIBS_ALL)

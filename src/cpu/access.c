@@ -267,10 +267,10 @@ bool cpu_fetch_page(struct cpu *c, la_t la, hpa_t *page, uint8_t **host)
     if (c->mode == MODE_64 && !mmu_canonical(la.v, c->cr4 & CR4_LA57))
         return cpu_raise(c, EXC_GP, 0);
     struct place p;
-    if (!place_find(c, LA(la.v & PAGE_BASE), MMU_EXEC | cpu_data_access(c), &p))
+    if (!place_find(c, la, MMU_EXEC | cpu_data_access(c), &p)) /* CR2: the very address */
         return false;
-    *page = p.pa;
-    *host = p.host;
+    *page = HPA(p.pa.v & PAGE_BASE);
+    *host = p.host ? p.host - (la.v & PAGE_OFFSET) : NULL;
     return true;
 }
 
