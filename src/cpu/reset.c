@@ -51,7 +51,7 @@ void cpu_reset(struct cpu *c, bool init)
         c->msr.hwcr = BIT(24); /* TscFreqSel */
         if (!c->tsc_hz)
             c->tsc_hz = 1000000000;
-        c->tsc_base = 0 - c->icount;
+        c->tsc_base += 0 - cpu_tsc(c);
     }
     cpu_fpu_reset(c, init);
 

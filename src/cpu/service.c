@@ -106,7 +106,7 @@ static bool idle(struct cpu *c)
     } else {
         uint64_t now = cpu_tsc(c);
         if (next > now)
-            c->tsc_base += next - now;
+            c->skipped += next - now;
     }
     cpu_run_timers(c);
     return true;

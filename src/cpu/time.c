@@ -2,8 +2,8 @@
  *
  * time.c: the time-stamp counter, and when the processor has to look at time again.
  *
- * Virtual clock: TSC = tsc_base + retired instructions; an idle processor skips to its next deadline by raising
- * tsc_base. Real clock: TSC = tsc_base + the host's monotonic time since real_start, in ticks of tsc_hz.
+ * Virtual clock: TSC = tsc_base + retired instructions + skipped; an idle processor skips to its next deadline.
+ * tsc_base changes by writes to the TSC alone. Real clock: TSC = tsc_base + the host's monotonic time since real_start, in ticks of tsc_hz.
  */
 #include "src/cpu/sys.h"
 
@@ -22,7 +22,7 @@ uint64_t cpu_tsc(struct cpu *c)
         uint64_t ns = host_ns() - c->real_start;
         return c->tsc_base + (uint64_t)((unsigned __int128)ns * c->tsc_hz / 1000000000u);
     }
-    return c->tsc_base + c->icount + (c->cur ? c->cur->n : 0);
+    return c->tsc_base + c->skipped + c->icount + (c->cur ? c->cur->n : 0);
 }
 
 uint64_t cpu_next_event(struct cpu *c)
