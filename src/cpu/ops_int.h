@@ -66,6 +66,9 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
     {                                                                                                                  \
         if (!op_st##S(c, o, (U(S))(VALUE)))                                                                            \
             return;                                                                                                    \
+        /* A device may have answered with an event: it is taken now. */                                               \
+        if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED)))                                                \
+            END_NEXT(c, o);                                                                                            \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
