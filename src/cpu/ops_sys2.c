@@ -208,12 +208,12 @@ void op_monitor(struct cpu *c, const struct op *o)
     c->cur = o;
     if (!monitor_exists(c))
         return RAISE(c, EXC_UD);
-    if ((uint32_t)c->gpr[GPR_RCX])
-        return RAISE(c, EXC_GP);
     bool late = amd(c); /* AMD: all exceptions come before the intercept */
     if (!late && INTERCEPT(c, o, MONITOR, 0))
         return;
     c->cur = o;
+    if ((uint32_t)c->gpr[GPR_RCX])
+        return RAISE(c, EXC_GP);
     if (!cpu_seg_la(c, o->seg <= SEG_NONE ? o->seg : SEG_DS, c->gpr[GPR_RAX] & op_amask(o), 1, MMU_READ, &la) ||
         !cpu_read(c, LA(la), &byte, 1, MMU_READ | cpu_data_access(c)))
         return;
@@ -230,9 +230,12 @@ void op_mwait(struct cpu *c, const struct op *o)
     c->cur = o;
     if (!monitor_exists(c))
         return RAISE(c, EXC_UD);
+    if (!amd(c) && INTERCEPT(c, o, MWAIT, c->mon_armed))
+        return;
+    c->cur = o;
     if ((uint32_t)c->gpr[GPR_RCX] & ~1u)
         return RAISE(c, EXC_GP);
-    if (INTERCEPT(c, o, MWAIT, c->mon_armed))
+    if (amd(c) && INTERCEPT(c, o, MWAIT, c->mon_armed))
         return;
     bool armed = c->mon_armed;
     c->mon_armed = false;

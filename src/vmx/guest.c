@@ -186,7 +186,7 @@ static bool guest_io(struct cpu *c, uint16_t port, unsigned size, bool in, bool 
     }
     uint32_t info = 0;
     if (string) {
-        info = (asz == 8 ? 2u : asz == 4 ? 1u : 0u) << 7 | (in ? 0 : seg << 15);
+        info = (asz == 8 ? 2u : asz == 4 ? 1u : 0u) << 7 | (in ? 0 : (seg == SEG_NONE ? SEG_DS : seg) << 15);
         v->f[F_GUEST_LINEAR_ADDRESS] = la.v;
     }
     vmx_exit_insn(c, NULL, VMX_REASON_IO_INSTRUCTION,

@@ -113,8 +113,20 @@ static void test_components(void **state)
     uint64_t v;
     assert_int_equal(vmx_vmxon(c, RIG_VMXON), OK);
     assert_int_equal(vmx_vmptrld(c, RIG_VMCS), OK);
-    static const uint64_t none[] = {0x000a, 0x0f00, 0x1000, 0x8000, 0x682e, 0x7000, VMCS_GUEST_RIP + 1, VMCS_VPID + 1,
-                                    VMCS_PIN_CONTROLS + 1, 0x10000, 1ull << 32 | VMCS_GUEST_RIP, UINT64_MAX, 0x0c0e, 0x2046};
+    static const uint64_t none[] = {0x000a,
+                                    0x0f00,
+                                    0x1000,
+                                    0x8000,
+                                    0x682e,
+                                    0x7000,
+                                    VMCS_GUEST_RIP + 1,
+                                    VMCS_VPID + 1,
+                                    VMCS_PIN_CONTROLS + 1,
+                                    0x10000,
+                                    1ull << 32 | VMCS_GUEST_RIP,
+                                    UINT64_MAX,
+                                    0x0c0e,
+                                    0x2046};
     for (unsigned i = 0; i < ARRAY_LEN(none); i++) {
         expect_error(r, vmx_vmread(c, none[i], &v), VMX_ERR_UNSUPPORTED_COMPONENT);
         expect_error(r, vmx_vmwrite(c, none[i], 1), VMX_ERR_UNSUPPORTED_COMPONENT);
@@ -134,7 +146,9 @@ static uint64_t cookie(unsigned slot, unsigned salt)
 }
 static uint64_t in_width(unsigned slot, uint64_t v)
 {
-    return vmcs_rows[slot].width == VMCS_WIDTH_16 ? (uint16_t)v : vmcs_rows[slot].width == VMCS_WIDTH_32 ? (uint32_t)v : v;
+    return vmcs_rows[slot].width == VMCS_WIDTH_16   ? (uint16_t)v
+           : vmcs_rows[slot].width == VMCS_WIDTH_32 ? (uint32_t)v
+                                                    : v;
 }
 
 /* Every field: written, read, across VMCLEAR, another VMCS, and displacement from the processor. */
@@ -263,7 +277,8 @@ static void test_invalidate(void **state)
     struct cpu *c = r->c;
     assert_int_equal(vmx_vmxon(c, RIG_VMXON), OK);
     assert_int_equal(vmx_vmptrld(c, RIG_VMCS), OK);
-    uint64_t good[2] = {RIG_EPT_PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB, 0}, bad[2] = {RIG_EPT_PML4 | VMX_EPTP_WALK_4 | 1, 0};
+    uint64_t good[2] = {RIG_EPT_PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB, 0},
+             bad[2] = {RIG_EPT_PML4 | VMX_EPTP_WALK_4 | 1, 0};
     assert_int_equal(vmx_invept(c, VMX_INVEPT_SINGLE_CONTEXT, good), OK);
     assert_int_equal(vmx_invept(c, VMX_INVEPT_ALL_CONTEXT, bad), OK);
     expect_error(r, vmx_invept(c, 0, good), VMX_ERR_INVALID_OPERAND);
@@ -302,7 +317,8 @@ static void test_capabilities(void **state)
     assert_true(basic & VMX_BASIC_TRUE_CONTROLS);
     assert_false(basic >> 31 & 1);
     assert_int_equal(VMX_BASIC_REGION_SIZE(basic), 4096);
-    for (unsigned i = 0; i < 4; i++) { /* TRUE allows whatever the plain MSR allows; default1 bits must be 1 in the plain ones */
+    for (unsigned i = 0; i < 4;
+         i++) { /* TRUE allows whatever the plain MSR allows; default1 bits must be 1 in the plain ones */
         static const uint32_t default1[] = {0x16, 0x0401e172, 0x36dff, 0x11ff};
         uint64_t plain = cap(r, VMX_MSR_PINBASED_CTLS + i), exact = cap(r, VMX_MSR_TRUE_PINBASED_CTLS + i);
         assert_int_equal(plain & default1[i], default1[i]);

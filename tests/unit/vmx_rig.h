@@ -2,7 +2,8 @@
  *
  * vmx_rig.h: a processor with VMX on, and a VMCS that passes every check, for the tests of src/vmx.
  *
- * Memory map (16 MiB of RAM): see the RIG_ constants. Guest pages are identity-mapped by the guest's own tables and by EPT.
+ * Memory map (16 MiB of RAM): see the RIG_ constants. Guest pages are identity-mapped by the guest's own tables and by
+ * EPT.
  */
 #ifndef TESTS_VMX_RIG_H
 #define TESTS_VMX_RIG_H
@@ -32,17 +33,18 @@ enum {
     RIG_VAPIC = 0x7000,
     RIG_MSRAREA = 0x8000,
     RIG_HOST_PML4 = 0x10000,
-    RIG_GUEST_PML4 = 0x12000, /* PML4, PDPT with 1-GByte pages */
+    RIG_GUEST_PML4 = 0x12000, /* PML4, PDPT, PD with 2-MByte pages */
     RIG_GUEST_PDPT = 0x13000,
+    RIG_GUEST_PD = 0x15000,
     RIG_GUEST_PD32 = 0x14000, /* 32-bit paging, 4-MByte pages */
     RIG_EPT_PML4 = 0x16000,
     RIG_EPT_PDPT = 0x17000,
-    RIG_EPT_PD = 0x18000,     /* 2-MByte pages */
+    RIG_EPT_PD = 0x18000, /* 2-MByte pages */
     RIG_GUEST_GDT = 0x20000,
     RIG_GUEST_IDT = 0x21000,
     RIG_GUEST_TSS = 0x22000,
     RIG_CODE = 0x30000,
-    RIG_HANDLER = 0x31000,    /* exception handlers: vector n at RIG_HANDLER + 16 * n */
+    RIG_HANDLER = 0x31000, /* exception handlers: vector n at RIG_HANDLER + 16 * n */
     RIG_STACK = 0x3f000,
     RIG_STACK0 = 0x3e000,
 };
@@ -130,7 +132,7 @@ static inline void rig_tables(struct rig *r)
     for (uint64_t pa = RIG_MSRBITMAP; pa < RIG_HANDLER; pa += 4096)
         rig_bytes(r, pa, zero, 4096);
     for (unsigned i = 0; i < 512; i++) {
-        rig_store(r, RIG_GUEST_PDPT + 8 * i, (uint64_t)i << 30 | 0x87); /* user, so that CPL 3 runs too */
+        rig_store(r, RIG_GUEST_PD + 8 * i, (uint64_t)i << 21 | 0x87); /* user, so that CPL 3 runs too */
         rig_store(r, RIG_EPT_PD + 8 * i, (uint64_t)i << 21 | VMX_EPT_MEMORY_TYPE(6) | VMX_EPT_LARGE | 7);
     }
     for (unsigned i = 0; i < 1024; i++) {
@@ -138,12 +140,14 @@ static inline void rig_tables(struct rig *r)
         rig_bytes(r, RIG_GUEST_PD32 + 4 * i, &pde, 4);
     }
     rig_store(r, RIG_GUEST_PML4, RIG_GUEST_PDPT | 7);
+    rig_store(r, RIG_GUEST_PDPT, RIG_GUEST_PD | 7);
     rig_store(r, RIG_HOST_PML4, RIG_GUEST_PDPT | 7);
     rig_store(r, RIG_EPT_PML4, RIG_EPT_PDPT | 7);
     rig_store(r, RIG_EPT_PDPT, RIG_EPT_PD | 7);
 }
 
-/* GDT: 08 64-bit code, 10 data, 18 32-bit code, 20 64-bit user code, 28 user data, 30 TSS. IDT: interrupt gates to the handlers, each HLT. */
+/* GDT: 08 64-bit code, 10 data, 18 32-bit code, 20 64-bit user code, 28 user data, 30 TSS. IDT: interrupt gates to the
+ * handlers, each HLT. */
 static inline void rig_descriptors(struct rig *r, bool wide)
 {
     rig_store(r, RIG_GUEST_GDT + 0x08, 0x00af9b000000ffff);
@@ -151,14 +155,16 @@ static inline void rig_descriptors(struct rig *r, bool wide)
     rig_store(r, RIG_GUEST_GDT + 0x18, 0x00cf9b000000ffff);
     rig_store(r, RIG_GUEST_GDT + 0x20, 0x00affb000000ffff);
     rig_store(r, RIG_GUEST_GDT + 0x28, 0x00cff3000000ffff);
-    rig_store(r, RIG_GUEST_GDT + 0x30, 0x00008b0000000067 | (uint64_t)(RIG_GUEST_TSS & 0xffff) << 16 |
-                                           (uint64_t)(RIG_GUEST_TSS >> 16 & 0xff) << 32);
+    rig_store(r, RIG_GUEST_GDT + 0x30,
+              0x00008b0000000067 | (uint64_t)(RIG_GUEST_TSS & 0xffff) << 16 |
+                  (uint64_t)(RIG_GUEST_TSS >> 16 & 0xff) << 32);
     rig_store(r, RIG_GUEST_TSS + 4, RIG_STACK0);
     uint32_t ss0 = 0x10;
     if (!wide)
         rig_bytes(r, RIG_GUEST_TSS + 8, &ss0, 4);
     for (unsigned i = 0; i < 256; i++) {
-        uint64_t at = RIG_HANDLER + 16 * i, lo = (at & 0xffff) | (wide ? 0x08ull : 0x18ull) << 16 | 0x8eull << 40 | (at & 0xffff0000) << 32;
+        uint64_t at = RIG_HANDLER + 16 * i,
+                 lo = (at & 0xffff) | (wide ? 0x08ull : 0x18ull) << 16 | 0x8eull << 40 | (at & 0xffff0000) << 32;
         rig_store(r, RIG_GUEST_IDT + (wide ? 16 : 8) * i, lo);
         if (wide)
             rig_store(r, RIG_GUEST_IDT + 16 * i + 8, 0);
@@ -201,12 +207,15 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
         if (caps->field[i] && vmcs_rows[i].type != VMCS_TYPE_READ_ONLY)
             rig_w(r, vmcs_rows[i].encoding, 0);
     rig_w(r, VMCS_PIN_CONTROLS, caps->pin.must);
-    rig_w(r, VMCS_PROC_CONTROLS, caps->proc.must | VMX_PROC_HLT_EXITING | (proc2 ? (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS : 0));
+    rig_w(r, VMCS_PROC_CONTROLS,
+          caps->proc.must | VMX_PROC_HLT_EXITING | (proc2 ? (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS : 0));
     rig_w(r, VMCS_PROC2_CONTROLS, proc2);
-    rig_w(r, VMCS_EXIT_CONTROLS, caps->exit.must | VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER |
-                                     VMX_EXIT_SAVE_DEBUG_CONTROLS);
-    rig_w(r, VMCS_ENTRY_CONTROLS, caps->entry.must | VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS |
-                                      (mode == RIG_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0));
+    rig_w(r, VMCS_EXIT_CONTROLS,
+          caps->exit.must | VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER |
+              VMX_EXIT_SAVE_DEBUG_CONTROLS);
+    rig_w(r, VMCS_ENTRY_CONTROLS,
+          caps->entry.must | VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS |
+              (mode == RIG_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0));
     if (proc2 & VMX_PROC2_ENABLE_VPID)
         rig_w(r, VMCS_VPID, 1);
     if (proc2 & VMX_PROC2_ENABLE_EPT)
@@ -228,11 +237,18 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
     rig_w(r, VMCS_HOST_RSP, 0x654320);
 
     uint64_t ne = CR0_NE | CR0_ET;
-    rig_w(r, VMCS_GUEST_CR4, CR4_VMXE | (mode == RIG_LONG ? CR4_PAE : mode == RIG_PAGED32 || mode == RIG_V86 ? CR4_PSE : 0));
-    rig_w(r, VMCS_GUEST_CR0, mode == RIG_REAL                              ? ne
-                             : mode == RIG_PROT16 || mode == RIG_PROT32 ? ne | CR0_PE
-                                                                          : ne | CR0_PE | CR0_PG);
-    rig_w(r, VMCS_GUEST_CR3, mode == RIG_LONG ? RIG_GUEST_PML4 : mode == RIG_PAGED32 || mode == RIG_V86 ? RIG_GUEST_PD32 : 0);
+    rig_w(r, VMCS_GUEST_CR4,
+          CR4_VMXE | (mode == RIG_LONG                         ? CR4_PAE
+                      : mode == RIG_PAGED32 || mode == RIG_V86 ? CR4_PSE
+                                                               : 0));
+    rig_w(r, VMCS_GUEST_CR0,
+          mode == RIG_REAL                           ? ne
+          : mode == RIG_PROT16 || mode == RIG_PROT32 ? ne | CR0_PE
+                                                     : ne | CR0_PE | CR0_PG);
+    rig_w(r, VMCS_GUEST_CR3,
+          mode == RIG_LONG                         ? RIG_GUEST_PML4
+          : mode == RIG_PAGED32 || mode == RIG_V86 ? RIG_GUEST_PD32
+                                                   : 0);
     rig_w(r, VMCS_GUEST_EFER, mode == RIG_LONG ? EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE : 0);
     rig_w(r, VMCS_GUEST_DR7, 0x400);
     for (unsigned i = 0; i <= SEG_GS; i++)
@@ -269,7 +285,8 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
     }
 }
 
-/* Enters and runs until the VM exit; the basic exit reason with bit 31, or 1000 + VM-instruction error, 2000 for VMfailInvalid. */
+/* Enters and runs until the VM exit; the basic exit reason with bit 31, or 1000 + VM-instruction error, 2000 for
+ * VMfailInvalid. */
 static inline uint32_t rig_enter(struct rig *r)
 {
     struct cpu *c = r->c;

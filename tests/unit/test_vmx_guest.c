@@ -1,0 +1,879 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * test_vmx_guest.c: guests in every mode that run a few instructions and leave: reason, qualification, information
+ * fields, what is saved, what is loaded, event injection.
+ */
+#include "vmx_rig.h"
+
+#define CODE(r, ...)                                                                                                   \
+    do {                                                                                                               \
+        static const uint8_t code_[] = {__VA_ARGS__};                                                                  \
+        rig_bytes(r, RIG_CODE, code_, sizeof code_);                                                                   \
+    } while (0)
+
+static struct rig *start(const char *model, enum rig_mode mode)
+{
+    struct rig *r = rig_create(model);
+    rig_vmcs(r, mode);
+    return r;
+}
+
+static void expect_exit_(struct rig *r, unsigned line, uint32_t reason)
+{
+    uint32_t got = rig_enter(r);
+    if (got != reason) {
+        char why[2000];
+        vmx_explain(r->c, why, sizeof why);
+        fail_msg("line %u: exit %u (%x) instead of %u; qualification %llx rip %llx\n%s", line, got & 0xffff, got,
+                 reason, (unsigned long long)rig_r(r, VMCS_EXIT_QUALIFICATION),
+                 (unsigned long long)rig_r(r, VMCS_GUEST_RIP), why);
+    }
+}
+#define expect_exit(r, reason) expect_exit_(r, __LINE__, reason)
+static void expect_field_(struct rig *r, unsigned line, uint32_t field, uint64_t v)
+{
+    uint64_t got = rig_r(r, field);
+    if (got != v)
+        fail_msg("line %u: %s is %llx instead of %llx", line, vmenter_vmcs_field_name(field), (unsigned long long)got,
+                 (unsigned long long)v);
+}
+#define expect_field(r, field, v) expect_field_(r, __LINE__, VMCS_##field, v)
+/* On over the instruction that exited. */
+static void step_over(struct rig *r)
+{
+    rig_w(r, VMCS_GUEST_RIP, rig_r(r, VMCS_GUEST_RIP) + rig_r(r, VMCS_EXIT_INSTRUCTION_LENGTH));
+}
+static void set(struct rig *r, uint32_t field, uint64_t bits_)
+{
+    rig_w(r, field, rig_r(r, field) | bits_);
+}
+static void clear(struct rig *r, uint32_t field, uint64_t bits_)
+{
+    rig_w(r, field, rig_r(r, field) & ~bits_);
+}
+
+/* mov eax, 0x12345678 (16-bit: with 66); cpuid; hlt: in every mode. */
+static void test_modes(void **state)
+{
+    static const enum rig_mode modes[] = {RIG_REAL, RIG_PROT16, RIG_PROT32, RIG_PAGED32, RIG_V86, RIG_LONG};
+    for (unsigned i = 0; i < ARRAY_LEN(modes); i++) {
+        bool narrow = modes[i] == RIG_REAL || modes[i] == RIG_PROT16 || modes[i] == RIG_V86;
+        struct rig *r = start("max", modes[i]);
+        if (narrow)
+            CODE(r, 0x66, 0xb8, 0x78, 0x56, 0x34, 0x12, 0x0f, 0xa2, 0xf4);
+        else
+            CODE(r, 0xb8, 0x78, 0x56, 0x34, 0x12, 0x90, 0x0f, 0xa2, 0xf4);
+        uint64_t rip = rig_r(r, VMCS_GUEST_RIP);
+        expect_exit(r, VMX_REASON_CPUID);
+        assert_int_equal(r->c->gpr[GPR_RAX], 0x12345678);
+        expect_field(r, GUEST_RIP, rip + 6);
+        expect_field(r, EXIT_INSTRUCTION_LENGTH, 2);
+        expect_field(r, EXIT_QUALIFICATION, 0);
+        expect_field(r, IDT_VECTORING_INFO, 0);
+        expect_field(r, EXIT_INTERRUPTION_INFO, 0);
+        /* The host is back. */
+        assert_true(r->c->mode == MODE_64 && r->c->cpl == 0 && r->c->cr3 == RIG_HOST_PML4);
+        assert_int_equal(cpu_rflags(r->c), 2);
+        assert_int_equal(r->c->seg[SEG_CS].sel, 8);
+        assert_true(r->c->seg[SEG_LDTR].ar & AR_UNUSABLE);
+        assert_int_equal(r->c->dr[7], 0x400);
+        step_over(r);
+        if (modes[i] == RIG_V86) { /* HLT is privileged */
+            set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP));
+            expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+            expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0d);
+            expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0);
+        } else {
+            expect_exit(r, VMX_REASON_HLT);
+            expect_field(r, EXIT_INSTRUCTION_LENGTH, 1);
+        }
+        expect_field(r, GUEST_RIP, rip + 8);
+        rig_destroy(r);
+    }
+}
+
+/* The older models: no unrestricted guest, no EPT. */
+static void test_models(void **state)
+{
+    static const char *const models[] = {"nehalem", "icelake-server", "icelake-server,-ept", "icelake-server,-vpid"};
+    for (unsigned i = 0; i < ARRAY_LEN(models); i++) {
+        struct rig *r = start(models[i], RIG_LONG);
+        CODE(r, 0xb9, 0x05, 0x00, 0x00, 0x00, 0x0f, 0xa2, 0xf4);
+        expect_exit(r, VMX_REASON_CPUID);
+        assert_int_equal(r->c->gpr[GPR_RCX], 5);
+        step_over(r);
+        expect_exit(r, VMX_REASON_HLT);
+        rig_destroy(r);
+    }
+    struct rig *r = start("nehalem", RIG_REAL);
+    assert_int_equal(rig_enter(r), VMX_REASON_ENTRY_FAILURE_GUEST_STATE | VMX_REASON_ENTRY_FAILURE);
+    char why[1000];
+    vmx_explain(r->c, why, sizeof why);
+    assert_non_null(strstr(why, "guest.cr0.fixed"));
+    rig_destroy(r);
+}
+
+/* "Exit Qualification for I/O Instructions"; bitmaps. */
+static void test_io(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* in al, 0x60; out dx, eax; rep outsb; in ax, dx; hlt */
+    CODE(r, 0xe4, 0x60, 0xef, 0xf3, 0x6e, 0x66, 0xed, 0xf4);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_UNCONDITIONAL_IO_EXITING);
+    r->c->gpr[GPR_RDX] = 0x3f8;
+    r->c->gpr[GPR_RCX] = 4;
+    r->c->gpr[GPR_RSI] = RIG_STACK;
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION);
+    expect_field(r, EXIT_QUALIFICATION, 0x600048);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 2);
+    step_over(r);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION);
+    expect_field(r, EXIT_QUALIFICATION, 0x3f80003);
+    step_over(r);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION);
+    expect_field(r, EXIT_QUALIFICATION, 0x3f80030);
+    expect_field(r, GUEST_LINEAR_ADDRESS, RIG_STACK);
+    expect_field(r, EXIT_INSTRUCTION_INFO, 2 << 7 | SEG_DS << 15);
+    step_over(r);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION);
+    expect_field(r, EXIT_QUALIFICATION, 0x3f80009);
+    step_over(r);
+    expect_exit(r, VMX_REASON_HLT);
+    /* Bitmaps: only the port whose bit is 1; unconditional exiting is ignored then. */
+    rig_w(r, VMCS_IO_BITMAP_A, RIG_IOBITMAP_A);
+    rig_w(r, VMCS_IO_BITMAP_B, RIG_IOBITMAP_B);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_IO_BITMAPS);
+    CODE(r, 0xe4, 0x60, 0xe4, 0x61, 0x66, 0xe5, 0x60, 0x66, 0xba, 0xff, 0xff, 0x66, 0xed, 0xec, 0xf4);
+    rig_bytes(r, RIG_IOBITMAP_A + 0x61 / 8, "\x02", 1);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION);
+    expect_field(r, EXIT_QUALIFICATION, 0x610048);
+    expect_field(r, GUEST_RIP, RIG_CODE + 2);
+    step_over(r);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION); /* a word at 0x60 covers 0x61 */
+    expect_field(r, EXIT_QUALIFICATION, 0x600049);
+    step_over(r);
+    expect_exit(r, VMX_REASON_IO_INSTRUCTION); /* wraps around 0xffff */
+    expect_field(r, EXIT_QUALIFICATION, 0xffff0009);
+    step_over(r);
+    expect_exit(r, VMX_REASON_HLT);
+    rig_destroy(r);
+}
+
+/* MSR bitmaps. */
+static void test_msr(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov ecx, 0x174; rdmsr; wrmsr; mov ecx, 0xc0000081; rdmsr; mov ecx, 0x40000000; rdmsr; hlt */
+    CODE(r, 0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0x0f, 0x30, 0xb9, 0x81, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0xb9, 0x00,
+         0x00, 0x00, 0x40, 0x0f, 0x32, 0xf4);
+    expect_exit(r, VMX_REASON_RDMSR);
+    step_over(r);
+    expect_exit(r, VMX_REASON_WRMSR);
+    step_over(r);
+    expect_exit(r, VMX_REASON_RDMSR);
+    assert_int_equal(r->c->gpr[GPR_RCX], 0xc0000081);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_MSR_BITMAPS);
+    rig_w(r, VMCS_MSR_BITMAPS, RIG_MSRBITMAP);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    r->c->msr.lstar = 0;
+    rig_w(r, VMCS_GUEST_SYSENTER_CS, 0x77);
+    rig_bytes(r, RIG_MSRBITMAP + 0x800 + 0x174 / 8, "\x10", 1); /* writes of 0x174 */
+    rig_bytes(r, RIG_MSRBITMAP + 0x400 + 0x81 / 8, "\x02", 1);  /* reads of 0xc0000081 */
+    expect_exit(r, VMX_REASON_WRMSR);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x77);
+    step_over(r);
+    expect_exit(r, VMX_REASON_RDMSR);
+    assert_int_equal(r->c->gpr[GPR_RCX], 0xc0000081);
+    step_over(r);
+    expect_exit(r, VMX_REASON_RDMSR); /* in neither range: always */
+    assert_int_equal(r->c->gpr[GPR_RCX], 0x40000000);
+    rig_destroy(r);
+}
+
+/* Control registers: masks, shadows, targets. */
+static void test_cr(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov rax, cr0; mov cr0, rax; mov rbx, cr4; mov r9, cr3; mov cr3, r9; clts; hlt */
+    CODE(r, 0x0f, 0x20, 0xc0, 0x0f, 0x22, 0xc0, 0x0f, 0x20, 0xe3, 0x41, 0x0f, 0x20, 0xd9, 0x41, 0x0f, 0x22, 0xd9, 0x0f,
+         0x06, 0xf4);
+    rig_w(r, VMCS_CR0_GUEST_HOST_MASK, CR0_NE | CR0_TS);
+    rig_w(r, VMCS_CR0_READ_SHADOW, CR0_TS);
+    rig_w(r, VMCS_CR4_GUEST_HOST_MASK, CR4_VMXE);
+    uint64_t cr0 = rig_r(r, VMCS_GUEST_CR0);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS); /* CLTS: TS is the host's and set in the shadow */
+    expect_field(r, EXIT_QUALIFICATION, 0x20);
+    expect_field(r, GUEST_RIP, RIG_CODE + 17);
+    assert_int_equal(r->c->gpr[GPR_RAX], (cr0 & ~CR0_NE) | CR0_TS);
+    assert_int_equal(r->c->gpr[GPR_RBX], rig_r(r, VMCS_GUEST_CR4) & ~CR4_VMXE);
+    assert_int_equal(r->c->gpr[GPR_R9], RIG_GUEST_PML4);
+    expect_field(r, GUEST_CR0, cr0); /* the host's bits kept */
+    rig_w(r, VMCS_CR0_READ_SHADOW, 0);
+    expect_exit(r, VMX_REASON_HLT); /* shadow clear: CLTS does nothing */
+    /* MOV to CR0 that differs from the shadow; CR3 exiting and its targets. */
+    rig_w(r, VMCS_CR0_READ_SHADOW, CR0_NE);
+    r->c->gpr[GPR_RAX] = cr0 & ~CR0_NE;
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 3);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_CR3_LOAD_EXITING | VMX_PROC_CR3_STORE_EXITING);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0);
+    step_over(r);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0x913);
+    step_over(r);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0x903);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 4);
+    rig_w(r, VMCS_CR3_TARGET_COUNT, 2);
+    rig_w(r, VMCS_CR3_TARGET_VALUE_1, RIG_GUEST_PML4);
+    expect_exit(r, VMX_REASON_HLT);
+    /* LMSW, by register and by memory; SMSW reads the shadow. */
+    CODE(r, 0x0f, 0x01, 0xf0, 0x0f, 0x01, 0x34, 0x25, 0x00, 0x80, 0x00, 0x00, 0x0f, 0x01, 0xe3, 0xf4);
+    rig_w(r, VMCS_CR0_GUEST_HOST_MASK, 0xf);
+    rig_w(r, VMCS_CR0_READ_SHADOW, CR0_PE);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    r->c->gpr[GPR_RAX] = 0xb;
+    rig_bytes(r, 0x8000, "\x07\x12", 2);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0xb0030);
+    step_over(r);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0x12070070);
+    expect_field(r, GUEST_LINEAR_ADDRESS, 0x8000);
+    step_over(r);
+    rig_w(r, VMCS_CR0_READ_SHADOW, 0xd);
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RBX] & 0xf, 0xd);
+    rig_destroy(r);
+}
+
+/* MOV DR, RDTSC, INVLPG, WBINVD, PAUSE, MONITOR, descriptor tables, RDRAND, INVPCID: their controls and information. */
+static void test_instructions(void **state)
+{
+    static const struct {
+        uint8_t code[12];
+        uint32_t proc, proc2, reason;
+        uint64_t qualification;
+        uint32_t len, info;
+    } rows[] = {
+        {{0x0f, 0x23, 0xfb}, VMX_PROC_MOV_DR_EXITING, 0, VMX_REASON_MOV_DR, 0x307, 3, 0},
+        {{0x41, 0x0f, 0x21, 0xf0}, VMX_PROC_MOV_DR_EXITING, 0, VMX_REASON_MOV_DR, 0x816, 4, 0},
+        {{0x0f, 0x31}, VMX_PROC_RDTSC_EXITING, 0, VMX_REASON_RDTSC, 0, 2, 0},
+        {{0x0f, 0x01, 0xf9}, VMX_PROC_RDTSC_EXITING, VMX_PROC2_ENABLE_RDTSCP, VMX_REASON_RDTSCP, 0, 3, 0},
+        {{0x0f, 0x33}, VMX_PROC_RDPMC_EXITING, 0, VMX_REASON_RDPMC, 0, 2, 0},
+        {{0x0f, 0x01, 0x3c, 0x25, 0x00, 0x50, 0x34, 0x12},
+         VMX_PROC_INVLPG_EXITING,
+         0,
+         VMX_REASON_INVLPG,
+         0x12345000,
+         8,
+         0},
+        {{0x0f, 0x09}, 0, VMX_PROC2_WBINVD_EXITING, VMX_REASON_WBINVD, 0, 2, 0},
+        {{0x0f, 0x08}, 0, 0, VMX_REASON_INVD, 0, 2, 0},
+        {{0xf3, 0x90}, VMX_PROC_PAUSE_EXITING, 0, VMX_REASON_PAUSE, 0, 2, 0},
+        {{0x0f, 0x01, 0xc8}, VMX_PROC_MONITOR_EXITING, 0, VMX_REASON_MONITOR, 0, 3, 0},
+        {{0x0f, 0x01, 0xc9}, VMX_PROC_MWAIT_EXITING, 0, VMX_REASON_MWAIT, 0, 3, 0},
+        {{0x0f, 0x01, 0xd1}, 0, 0, VMX_REASON_XSETBV, 0, 3, 0},
+        {{0x0f, 0x01, 0xc1}, 0, 0, VMX_REASON_VMCALL, 0, 3, 0},
+        {{0x0f, 0x01, 0xc2}, 0, 0, VMX_REASON_VMLAUNCH, 0, 3, 0},
+        {{0x0f, 0x01, 0xc3}, 0, 0, VMX_REASON_VMRESUME, 0, 3, 0},
+        {{0x0f, 0x01, 0xc4}, 0, 0, VMX_REASON_VMXOFF, 0, 3, 0},
+        /* sgdt [rbx+rcx*4+0x11]; lidt [rip+0x10]; str eax; lldt [fs:0x22] */
+        {{0x0f, 0x01, 0x44, 0x8b, 0x11},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_GDTR_OR_IDTR_ACCESS,
+         0x11,
+         5,
+         2 | 2 << 7 | 1 << 11 | SEG_DS << 15 | GPR_RCX << 18 | GPR_RBX << 23},
+        {{0x0f, 0x01, 0x1d, 0x10, 0, 0, 0},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_GDTR_OR_IDTR_ACCESS,
+         RIG_CODE + 0x17,
+         7,
+         2 << 7 | 1 << 11 | SEG_DS << 15 | 1 << 22 | 1 << 27 | 3 << 28},
+        {{0x0f, 0x00, 0xc9},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_LDTR_OR_TR_ACCESS,
+         0,
+         3,
+         1 << 10 | GPR_RCX << 3 | 1 << 28},
+        {{0x64, 0x0f, 0x00, 0x14, 0x25, 0x22, 0, 0, 0},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_LDTR_OR_TR_ACCESS,
+         0x22,
+         9,
+         2 << 7 | SEG_FS << 15 | 1 << 22 | 1 << 27 | 2 << 28},
+        {{0x49, 0x0f, 0xc7, 0xf3}, 0, VMX_PROC2_RDRAND_EXITING, VMX_REASON_RDRAND, 0, 4, GPR_R11 << 3 | 2 << 11},
+        {{0x0f, 0xc7, 0xff}, 0, VMX_PROC2_RDSEED_EXITING, VMX_REASON_RDSEED, 0, 3, GPR_RDI << 3 | 1 << 11},
+        /* invpcid rsi, [rsp+8] */
+        {{0x66, 0x0f, 0x38, 0x82, 0x74, 0x24, 0x08},
+         VMX_PROC_INVLPG_EXITING,
+         VMX_PROC2_ENABLE_INVPCID,
+         VMX_REASON_INVPCID,
+         8,
+         7,
+         2 << 7 | SEG_SS << 15 | 1 << 22 | GPR_RSP << 23 | GPR_RSI << 28},
+        /* vmptrld [rax]; vmread [rdx], rcx; vmread rdx, rcx; vmwrite rdi, r8 (operand in r8); invept rax, [rbp-8] */
+        {{0x0f, 0xc7, 0x30}, 0, 0, VMX_REASON_VMPTRLD, 0, 3, 2 << 7 | SEG_DS << 15 | 1 << 22 | GPR_RAX << 23},
+        {{0x0f, 0x78, 0x0a},
+         0,
+         0,
+         VMX_REASON_VMREAD,
+         0,
+         3,
+         2 << 7 | SEG_DS << 15 | 1 << 22 | GPR_RDX << 23 | GPR_RCX << 28},
+        {{0x0f, 0x78, 0xca}, 0, 0, VMX_REASON_VMREAD, 0, 3, 1 << 10 | GPR_RDX << 3 | GPR_RCX << 28},
+        {{0x41, 0x0f, 0x79, 0xf8}, 0, 0, VMX_REASON_VMWRITE, 0, 4, 1 << 10 | GPR_R8 << 3 | GPR_RDI << 28},
+        {{0x66, 0x0f, 0x38, 0x80, 0x45, 0xf8},
+         0,
+         0,
+         VMX_REASON_INVEPT,
+         UINT64_MAX - 7,
+         6,
+         2 << 7 | SEG_SS << 15 | 1 << 22 | GPR_RBP << 23 | GPR_RAX << 28},
+        {{0xf3, 0x0f, 0xc7, 0x33}, 0, 0, VMX_REASON_VMXON, 0, 4, 2 << 7 | SEG_DS << 15 | 1 << 22 | GPR_RBX << 23},
+        {{0x66, 0x0f, 0xc7, 0x31}, 0, 0, VMX_REASON_VMCLEAR, 0, 4, 2 << 7 | SEG_DS << 15 | 1 << 22 | GPR_RCX << 23},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        struct rig *r = start("max", RIG_LONG);
+        rig_bytes(r, RIG_CODE, rows[i].code, sizeof rows[i].code);
+        set(r, VMCS_PROC_CONTROLS, rows[i].proc);
+        set(r, VMCS_PROC2_CONTROLS, rows[i].proc2);
+        set(r, VMCS_GUEST_CR4, CR4_OSXSAVE);
+        for (unsigned g = 0; g < 16; g++)
+            r->c->gpr[g] = RIG_STACK - 0x800;
+        uint32_t got = rig_enter(r);
+        if (got != rows[i].reason || rig_r(r, VMCS_EXIT_QUALIFICATION) != rows[i].qualification ||
+            rig_r(r, VMCS_EXIT_INSTRUCTION_LENGTH) != rows[i].len ||
+            rig_r(r, VMCS_EXIT_INSTRUCTION_INFO) != rows[i].info)
+            fail_msg("row %u (%s): exit %u qualification %llx length %llu information %llx (not %x)", i,
+                     vmenter_vmx_reason_name(rows[i].reason), got,
+                     (unsigned long long)rig_r(r, VMCS_EXIT_QUALIFICATION),
+                     (unsigned long long)rig_r(r, VMCS_EXIT_INSTRUCTION_LENGTH),
+                     (unsigned long long)rig_r(r, VMCS_EXIT_INSTRUCTION_INFO), rows[i].info);
+        expect_field(r, GUEST_RIP, RIG_CODE);
+        rig_destroy(r);
+    }
+}
+
+/* "Changes to Instruction Behavior": #UD where a control does not enable the instruction. */
+static void test_enables(void **state)
+{
+    static const struct {
+        uint8_t code[8];
+        uint32_t proc2;
+    } rows[] = {
+        {{0x0f, 0x01, 0xf9, 0xf4}, VMX_PROC2_ENABLE_RDTSCP},
+        {{0x66, 0x0f, 0x38, 0x82, 0x74, 0x24, 0x08, 0xf4}, VMX_PROC2_ENABLE_INVPCID},
+        {{0x0f, 0xc7, 0x28, 0xf4}, VMX_PROC2_ENABLE_XSAVES},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++) {
+        struct rig *r = start("max", RIG_LONG);
+        rig_bytes(r, RIG_CODE, rows[i].code, 8);
+        set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_UD) | BIT(EXC_GP));
+        set(r, VMCS_GUEST_CR4, CR4_OSXSAVE | CR4_OSFXSR);
+        r->c->gpr[GPR_RSI] = 2;
+        r->c->gpr[GPR_RAX] = RIG_STACK - 0x1000;
+        expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+        expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000306);
+        set(r, VMCS_PROC2_CONTROLS, rows[i].proc2);
+        expect_exit(r, VMX_REASON_HLT);
+        rig_destroy(r);
+    }
+}
+
+/* The exception bitmap; page-fault mask and match; double and triple fault; IDT vectoring. */
+static void test_exceptions(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov [0x40000000000], al: linear address above what the guest's tables map */
+    CODE(r, 0xa2, 0, 0, 0, 0, 0, 4, 0, 0, 0xf4);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_PF));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0e);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 2);
+    expect_field(r, EXIT_QUALIFICATION, 0x40000000000);
+    assert_int_equal(r->c->cr2, 0);
+    assert_true(rig_r(r, VMCS_GUEST_RFLAGS) & FLAG_RF);
+    clear(r, VMCS_GUEST_RFLAGS, FLAG_RF);
+    /* The error code does not match: no exit; the handler's HLT exits. */
+    rig_w(r, VMCS_PAGE_FAULT_ERROR_CODE_MASK, 2);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_PF);
+    assert_true(r->c->cr2 == 0x40000000000);
+    /* Bitmap bit 0 turns it round. */
+    clear(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_PF));
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    rig_w(r, VMCS_PAGE_FAULT_ERROR_CODE_MASK, 0);
+
+    /* #PF whose gate is not present: #NP during delivery; intercepted it is an exit with IDT-vectoring information. */
+    clear(r, VMCS_GUEST_RFLAGS, FLAG_RF);
+    rig_store(r, RIG_GUEST_IDT + 16 * EXC_PF, 0);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0d);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 16 * 0 + EXC_PF * 8 + 3);
+    expect_field(r, IDT_VECTORING_INFO, 0x80000b0e);
+    expect_field(r, IDT_VECTORING_ERROR_CODE, 2);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    /* Not intercepted: #DF, which is, and is no exit during delivery. */
+    rig_w(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_DF));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b08);
+    expect_field(r, IDT_VECTORING_INFO, 0);
+    /* Nor that, with a bad gate too: triple fault. */
+    rig_w(r, VMCS_EXCEPTION_BITMAP, 0);
+    rig_store(r, RIG_GUEST_IDT + 16 * EXC_DF, 0);
+    expect_exit(r, VMX_REASON_TRIPLE_FAULT);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    expect_field(r, IDT_VECTORING_INFO, 0);
+    rig_destroy(r);
+
+    /* INT3 and INTO are exceptions with a length; INT n is none. */
+    r = start("max", RIG_LONG);
+    CODE(r, 0xcc, 0xcd, 0x21, 0xf4);
+    set(r, VMCS_EXCEPTION_BITMAP, 0xffffffff);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000603);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 1);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    step_over(r);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x21);
+    rig_destroy(r);
+
+    /* Single step. */
+    r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0x90, 0xf4);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_DB));
+    set(r, VMCS_GUEST_RFLAGS, FLAG_TF);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000301);
+    expect_field(r, EXIT_QUALIFICATION, BIT(14));
+    expect_field(r, GUEST_RIP, RIG_CODE + 1);
+    rig_destroy(r);
+}
+
+/* "EPT Violations", "EPT Misconfigurations". */
+static void test_ept(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov [0x600000], eax; mov eax, [0x600000]; jmp to 0x600000 */
+    CODE(r, 0x89, 0x04, 0x25, 0x08, 0x00, 0x60, 0x00, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xb8, 0, 0, 0x60, 0,
+         0xff, 0xe0);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, EXIT_QUALIFICATION, 0x182);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600008);
+    expect_field(r, GUEST_LINEAR_ADDRESS, 0x600008);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    /* Mapped read-only: the entry was not present, so nothing is cached. */
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | VMX_EPT_READ | VMX_EPT_MEMORY_TYPE(6));
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, EXIT_QUALIFICATION, 0x18a);
+    uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 7);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION); /* the read is allowed; the fetch is not */
+    expect_field(r, EXIT_QUALIFICATION, 0x18c);
+    expect_field(r, GUEST_RIP, 0x600000);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | VMX_EPT_WRITE | VMX_EPT_MEMORY_TYPE(6));
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+    expect_exit(r, VMX_REASON_EPT_MISCONFIGURATION);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600000);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6));
+    rig_bytes(r, 0x600000, "\xf4", 1);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, 0x600000);
+    /* A guest paging structure that EPT does not map: not the final translation. */
+    rig_store(r, RIG_GUEST_PML4 + 8 * 1, 0x800000 | 7);
+    rig_store(r, RIG_EPT_PD + 8 * 4, 0);
+    CODE(r, 0xa0, 0x10, 0, 0, 0, 0x80, 0, 0, 0, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    inv[0] = rig_r(r, VMCS_EPT_POINTER);
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, EXIT_QUALIFICATION, 0x81);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x800000);
+    expect_field(r, GUEST_LINEAR_ADDRESS, 0x8000000010);
+    rig_destroy(r);
+}
+
+/* Cached translations stay until they are invalidated; VPID keeps them across entries and exits. */
+static void test_stale(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0x0f, 0xa2, 0xeb, 0xf5);
+    rig_store(r, 0x600000, 0x1111);
+    rig_store(r, 0x800000, 0x2222);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x1111);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x800000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6));
+    step_over(r);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x1111);
+    uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+    step_over(r);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x2222);
+    rig_destroy(r);
+}
+
+/* "Event Injection": into the handler, with error code, into real mode, software events. */
+static void test_injection(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0x90, 0xf4);
+    uint64_t frame;
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000b0e);
+    rig_w(r, VMCS_ENTRY_EXCEPTION_ERROR_CODE, 0x1234);
+    r->c->cr2 = 0x77;
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_PF);
+    expect_field(r, GUEST_RSP, RIG_STACK - 48);
+    expect_field(r, ENTRY_INTERRUPTION_INFO, 0xb0e);
+    assert_int_equal(r->c->cr2, 0x77);
+    mem_read(r->mem, HPA(RIG_STACK - 48), &frame, 8);
+    assert_int_equal(frame, 0x1234);
+    mem_read(r->mem, HPA(RIG_STACK - 40), &frame, 8);
+    assert_int_equal(frame, RIG_CODE);
+    /* Software interrupt: the return address is behind the instruction. */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_GUEST_RSP, RIG_STACK);
+    rig_store(r, RIG_GUEST_IDT + 16 * 0x40,
+              0x8eull << 40 | 0x08 << 16 | ((RIG_HANDLER + 0x400) & 0xffff) |
+                  (uint64_t)((RIG_HANDLER + 0x400) >> 16) << 48);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000440);
+    rig_w(r, VMCS_ENTRY_INSTRUCTION_LENGTH, 2);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 0x400);
+    mem_read(r->mem, HPA(RIG_STACK - 40), &frame, 8);
+    assert_int_equal(frame, RIG_CODE + 2);
+    /* A fault during the delivery: IDT-vectoring information says what was injected. */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_GUEST_RSP, RIG_STACK);
+    rig_w(r, VMCS_GUEST_IDTR_LIMIT, 0x0ff);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP));
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000440);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0d);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0x40 * 8 + 2);
+    expect_field(r, IDT_VECTORING_INFO, 0x80000440);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 2);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    rig_destroy(r);
+
+    r = start("max", RIG_REAL);
+    CODE(r, 0xf4);
+    uint32_t vector = 0x3000 << 16 | 0x1000; /* 3000:1000 */
+    rig_bytes(r, 0x20 * 4, &vector, 4);
+    rig_bytes(r, RIG_HANDLER, "\xf4", 1);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_IF);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000020);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, 0x1000);
+    expect_field(r, GUEST_CS_BASE, 0x30000);
+    assert_false(rig_r(r, VMCS_GUEST_RFLAGS) & FLAG_IF);
+    rig_destroy(r);
+}
+
+/* Interrupt and NMI windows, external interrupts, NMIs, virtual NMIs, blocking by STI. */
+static void test_windows(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0xfb, 0x90, 0x90, 0xf4); /* nop; sti; nop; nop; hlt */
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_INTERRUPT_WINDOW_EXITING);
+    expect_exit(r, VMX_REASON_INTERRUPT_WINDOW);
+    expect_field(r, GUEST_RIP, RIG_CODE + 3); /* after STI's shadow */
+    expect_field(r, GUEST_INTERRUPTIBILITY_STATE, 0);
+    expect_exit(r, VMX_REASON_INTERRUPT_WINDOW); /* at once, no instruction between */
+    expect_field(r, GUEST_RIP, RIG_CODE + 3);
+    rig_w(r, VMCS_GUEST_INTERRUPTIBILITY_STATE, VMX_BLOCKING_BY_STI);
+    expect_exit(r, VMX_REASON_INTERRUPT_WINDOW);
+    expect_field(r, GUEST_RIP, RIG_CODE + 4);
+    rig_destroy(r);
+
+    r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0xf4, 0x48, 0xcf); /* nop; hlt; iretq */
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_NMI_EXITING | VMX_PIN_VIRTUAL_NMIS);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_NMI_WINDOW_EXITING);
+    expect_exit(r, VMX_REASON_NMI_WINDOW);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000202);
+    expect_exit(r, VMX_REASON_HLT); /* the NMI blocks the window */
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 32);
+    expect_field(r, GUEST_INTERRUPTIBILITY_STATE, VMX_BLOCKING_BY_NMI);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 2);
+    expect_exit(r, VMX_REASON_NMI_WINDOW); /* IRET ends it */
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    expect_field(r, GUEST_INTERRUPTIBILITY_STATE, 0);
+    /* A physical NMI. */
+    clear(r, VMCS_PROC_CONTROLS, VMX_PROC_NMI_WINDOW_EXITING);
+    cpu_attend(r->c, ATT_NMI);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000202);
+    assert_true(r->c->nmi_blocked);
+    rig_destroy(r);
+}
+
+static int pending_vector;
+static int apic_pending(void *apic)
+{
+    return pending_vector;
+}
+static int apic_ack(void *apic)
+{
+    int v = pending_vector;
+    pending_vector = -1;
+    return v;
+}
+static void test_interrupts(void **state)
+{
+    static const struct cpu_apic_ops apic = {.pending = apic_pending, .ack = apic_ack};
+    struct rig *r = start("max", RIG_LONG);
+    r->c->apic_ops = &apic;
+    CODE(r, 0x90, 0xeb, 0xfd); /* nop; jmp back */
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_EXTERNAL_INTERRUPT_EXITING);
+    pending_vector = 0x51;
+    cpu_attend(r->c, ATT_INTR);
+    expect_exit(r, VMX_REASON_EXTERNAL_INTERRUPT); /* whatever RFLAGS.IF is; not acknowledged */
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0);
+    assert_int_equal(pending_vector, 0x51);
+    set(r, VMCS_EXIT_CONTROLS, VMX_EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    expect_exit(r, VMX_REASON_EXTERNAL_INTERRUPT);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000051);
+    assert_int_equal(pending_vector, -1);
+    /* Not exiting: into the guest, when its IF allows. */
+    clear(r, VMCS_PIN_CONTROLS, VMX_PIN_EXTERNAL_INTERRUPT_EXITING);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_IF);
+    pending_vector = 0x52;
+    rig_bytes(r, RIG_HANDLER + 16 * 0x52, "\xf4", 1);
+    cpu_attend(r->c, ATT_INTR);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x52);
+    rig_destroy(r);
+}
+
+/* The preemption timer, the monitor trap flag, activity states. */
+static void test_timer_mtf_activity(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0xeb, 0xfe);
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_ACTIVATE_PREEMPTION_TIMER);
+    rig_w(r, VMCS_PREEMPTION_TIMER_VALUE, 10);
+    uint64_t before = cpu_tsc(r->c);
+    expect_exit(r, VMX_REASON_PREEMPTION_TIMER_EXPIRED);
+    uint64_t took = cpu_tsc(r->c) - before;
+    assert_true(took >= 9 * 32 && took <= 11 * 32 + 64);
+    rig_w(r, VMCS_PREEMPTION_TIMER_VALUE, 0);
+    before = r->c->icount;
+    expect_exit(r, VMX_REASON_PREEMPTION_TIMER_EXPIRED); /* before any instruction */
+    assert_int_equal(r->c->icount, before);
+    /* Saved at an exit. */
+    set(r, VMCS_EXIT_CONTROLS, VMX_EXIT_SAVE_PREEMPTION_TIMER_VALUE);
+    CODE(r, 0x90, 0x0f, 0xa2);
+    rig_w(r, VMCS_PREEMPTION_TIMER_VALUE, 1000);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_true(rig_r(r, VMCS_PREEMPTION_TIMER_VALUE) <= 1000 && rig_r(r, VMCS_PREEMPTION_TIMER_VALUE) >= 998);
+    /* HLT activity state: woken by the timer. */
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_HLT);
+    expect_exit(r, VMX_REASON_PREEMPTION_TIMER_EXPIRED);
+    expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_HLT);
+    expect_field(r, GUEST_RIP, RIG_CODE + 1);
+    clear(r, VMCS_EXIT_CONTROLS, VMX_EXIT_SAVE_PREEMPTION_TIMER_VALUE);
+    clear(r, VMCS_PIN_CONTROLS, VMX_PIN_ACTIVATE_PREEMPTION_TIMER);
+    /* HLT activity state with an injected interrupt: active afterwards. */
+    set(r, VMCS_GUEST_RFLAGS, FLAG_IF);
+    rig_bytes(r, RIG_HANDLER + 16 * 0x21, "\x0f\xa2", 2);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000021);
+    expect_exit(r, VMX_REASON_CPUID);
+    expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_ACTIVE);
+    /* Wait-for-SIPI. */
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_WAIT_SIPI);
+    r->c->sipi_vector = 0x9a;
+    cpu_attend(r->c, ATT_SIPI);
+    expect_exit(r, VMX_REASON_STARTUP_IPI);
+    expect_field(r, EXIT_QUALIFICATION, 0x9a);
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_ACTIVE);
+    /* Monitor trap flag: after each instruction, and after an injected event before the handler's first. */
+    CODE(r, 0x90, 0x90, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_MONITOR_TRAP_FLAG);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE + 1);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE + 2);
+    expect_exit(r, VMX_REASON_HLT);
+    rig_w(r, VMCS_GUEST_RSP, RIG_STACK);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000306);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_UD);
+    /* Injection of a pending MTF VM exit, without the control. */
+    clear(r, VMCS_PROC_CONTROLS, VMX_PROC_MONITOR_TRAP_FLAG);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000700);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_UD);
+    /* INIT. */
+    cpu_attend(r->c, ATT_INIT);
+    expect_exit(r, VMX_REASON_INIT_SIGNAL);
+    rig_destroy(r);
+}
+
+/* MSR areas, and their failures. */
+static void test_msr_areas(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    struct vmx_msr_entry e[3] = {{.index = 0xc0000081, .value = 0x1111},
+                                 {.index = 0x174, .value = 0x22},
+                                 {.index = 0xc0000102, .value = 0x3333}};
+    CODE(r, 0x0f, 0xa2);
+    rig_bytes(r, RIG_MSRAREA, e, sizeof e);
+    rig_bytes(r, RIG_MSRAREA + 0x100, e, sizeof e);
+    struct vmx_msr_entry host[1] = {{.index = 0xc0000081, .value = 0x9999}};
+    rig_bytes(r, RIG_MSRAREA + 0x200, host, sizeof host);
+    rig_w(r, VMCS_ENTRY_MSR_LOAD_ADDRESS, RIG_MSRAREA);
+    rig_w(r, VMCS_ENTRY_MSR_LOAD_COUNT, 3);
+    rig_w(r, VMCS_EXIT_MSR_STORE_ADDRESS, RIG_MSRAREA + 0x100);
+    rig_w(r, VMCS_EXIT_MSR_STORE_COUNT, 3);
+    rig_w(r, VMCS_EXIT_MSR_LOAD_ADDRESS, RIG_MSRAREA + 0x200);
+    rig_w(r, VMCS_EXIT_MSR_LOAD_COUNT, 1);
+    e[0].value = 0;
+    rig_bytes(r, RIG_MSRAREA + 0x100, e, sizeof e);
+    expect_exit(r, VMX_REASON_CPUID);
+    mem_read(r->mem, HPA(RIG_MSRAREA + 0x100), e, sizeof e);
+    assert_int_equal(e[0].value, 0x1111);
+    assert_int_equal(e[2].value, 0x3333);
+    assert_int_equal(r->c->msr.star, 0x9999);
+    expect_field(r, GUEST_SYSENTER_CS, 0x22);
+    /* The second entry is bad: exit 34, qualification 2. */
+    uint32_t bad = 0xc0000100;
+    rig_bytes(r, RIG_MSRAREA + 16, &bad, 4);
+    assert_int_equal(rig_enter(r), VMX_REASON_ENTRY_FAILURE_MSR_LOADING | VMX_REASON_ENTRY_FAILURE);
+    expect_field(r, EXIT_QUALIFICATION, 2);
+    rig_destroy(r);
+}
+
+/* What the guest changed is in the VMCS; TSC offset; a guest that turns paging on. */
+static void test_state(void **state)
+{
+    struct rig *r = start("max", RIG_PROT32);
+    /* mov eax, PD32; mov cr3, eax; mov eax, cr4; or al, 0x10; mov cr4, eax; mov eax, cr0; or eax, 0x80000000; mov cr0,
+     * eax; hlt */
+    CODE(r, 0xb8, 0x00, 0x40, 0x01, 0x00, 0x0f, 0x22, 0xd8, 0x0f, 0x20, 0xe0, 0x0c, 0x10, 0x0f, 0x22, 0xe0, 0x0f, 0x20,
+         0xc0, 0x0d, 0, 0, 0, 0x80, 0x0f, 0x22, 0xc0, 0xf4);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_CR3, RIG_GUEST_PD32);
+    assert_true(rig_r(r, VMCS_GUEST_CR0) & CR0_PG);
+    assert_true(rig_r(r, VMCS_GUEST_CR4) & CR4_PSE);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 0x1b);
+    expect_exit(r, VMX_REASON_HLT);
+    rig_destroy(r);
+
+    r = start("max", RIG_LONG);
+    CODE(r, 0x0f, 0x31, 0xf4);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TSC_OFFSETTING);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_USE_TSC_SCALING);
+    rig_w(r, VMCS_TSC_OFFSET, 0x100000000000);
+    rig_w(r, VMCS_TSC_MULTIPLIER, 2ull << 48);
+    uint64_t now = cpu_tsc(r->c);
+    expect_exit(r, VMX_REASON_HLT);
+    uint64_t tsc = r->c->gpr[GPR_RAX] | r->c->gpr[GPR_RDX] << 32;
+    assert_true(tsc >= 0x100000000000 + 2 * now && tsc <= 0x100000000000 + 2 * now + 100);
+    rig_destroy(r);
+
+    /* A real-mode guest into long mode: "IA-32e mode guest" follows. */
+    r = start("max", RIG_PROT32);
+    static const uint8_t go64[] = {
+        0xb8, 0x00, 0x20, 0x01, 0x00, 0x0f, 0x22, 0xd8,                                     /* mov cr3, GUEST_PML4 */
+        0x0f, 0x20, 0xe0, 0x0c, 0x20, 0x0f, 0x22, 0xe0,                                     /* cr4 |= PAE */
+        0xb9, 0x80, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0x0d, 0x00, 0x01, 0x00, 0x00, 0x0f, 0x30, /* EFER.LME */
+        0x0f, 0x20, 0xc0, 0x0d, 0,    0,    0,    0x80, 0x0f, 0x22, 0xc0,                   /* cr0 |= PG */
+        0xea, 0x00, 0x08, 0x03, 0x00, 0x08, 0x00, /* jmp far 8:RIG_CODE+0x800 */
+    };
+    rig_bytes(r, RIG_CODE, go64, sizeof go64);
+    rig_bytes(r, RIG_CODE + 0x800, "\x48\xb8\x88\x77\x66\x55\x44\x33\x22\x11\xf4", 11);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_MSR_BITMAPS);
+    rig_w(r, VMCS_MSR_BITMAPS, RIG_MSRBITMAP);
+    expect_exit(r, VMX_REASON_HLT);
+    assert_true(r->c->gpr[GPR_RAX] == 0x1122334455667788);
+    assert_true(rig_r(r, VMCS_ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST);
+    expect_field(r, GUEST_EFER, EFER_LME | EFER_LMA);
+    expect_field(r, GUEST_CS_SELECTOR, 8);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 0x800);
+    expect_exit(r, VMX_REASON_HLT);
+    rig_destroy(r);
+}
+
+/* TPR shadow. */
+static void test_tpr(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov eax, 5; mov cr8, rax; mov rbx, cr8; mov eax, 2; mov cr8, rax; nop; hlt */
+    CODE(r, 0xb8, 5, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0, 0x44, 0x0f, 0x20, 0xc3, 0xb8, 2, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0,
+         0x90, 0xf4);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    rig_w(r, VMCS_TPR_THRESHOLD, 4);
+    rig_bytes(r, RIG_VAPIC + 0x80, "\x40", 1);
+    expect_exit(r, VMX_REASON_TPR_BELOW_THRESHOLD);
+    assert_int_equal(r->c->gpr[GPR_RBX], 5);
+    expect_field(r, GUEST_RIP, RIG_CODE + 22);
+    uint8_t vtpr;
+    mem_read(r->mem, HPA(RIG_VAPIC + 0x80), &vtpr, 1);
+    assert_int_equal(vtpr, 0x20);
+    assert_int_equal(rig_enter(r), 1000 + VMX_ERR_ENTRY_INVALID_CONTROLS); /* threshold above VTPR */
+    rig_w(r, VMCS_TPR_THRESHOLD, 0);
+    expect_exit(r, VMX_REASON_HLT);
+    /* CR8 exiting goes first. */
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_CR8_LOAD_EXITING | VMX_PROC_CR8_STORE_EXITING);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 8);
+    step_over(r);
+    expect_exit(r, VMX_REASON_CONTROL_REGISTER_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0x318);
+    rig_destroy(r);
+}
+
+/* A 32-bit host would need a 32-bit VMXON; here: task switches of a 32-bit guest. */
+static void test_task_switch(void **state)
+{
+    struct rig *r = start("max", RIG_PROT32);
+    rig_store(r, RIG_GUEST_GDT + 0x38, 0x0000890000000067 | (uint64_t)0x3000 << 16 | 2ull << 32);
+    CODE(r, 0x9a, 0, 0, 0, 0, 0x38, 0, 0xf4);
+    expect_exit(r, VMX_REASON_TASK_SWITCH);
+    expect_field(r, EXIT_QUALIFICATION, 0x38);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 7);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    CODE(r, 0xea, 0, 0, 0, 0, 0x38, 0, 0xf4);
+    expect_exit(r, VMX_REASON_TASK_SWITCH);
+    expect_field(r, EXIT_QUALIFICATION, 0x38 | 2ull << 30);
+    rig_store(r, RIG_GUEST_IDT + 8 * EXC_UD, 0x0000850000380000);
+    CODE(r, 0x0f, 0x0b);
+    expect_exit(r, VMX_REASON_TASK_SWITCH);
+    expect_field(r, EXIT_QUALIFICATION, 0x38 | 3ull << 30);
+    expect_field(r, IDT_VECTORING_INFO, 0x80000306);
+    rig_destroy(r);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_modes),      cmocka_unit_test(test_models),
+        cmocka_unit_test(test_io),         cmocka_unit_test(test_msr),
+        cmocka_unit_test(test_cr),         cmocka_unit_test(test_instructions),
+        cmocka_unit_test(test_enables),    cmocka_unit_test(test_exceptions),
+        cmocka_unit_test(test_ept),        cmocka_unit_test(test_stale),
+        cmocka_unit_test(test_injection),  cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_interrupts), cmocka_unit_test(test_timer_mtf_activity),
+        cmocka_unit_test(test_msr_areas),  cmocka_unit_test(test_state),
+        cmocka_unit_test(test_tpr),        cmocka_unit_test(test_task_switch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
