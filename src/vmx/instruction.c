@@ -40,10 +40,12 @@ static bool prologue(struct cpu *c, const struct op *o, uint32_t reason, bool op
         return false;
     }
     if (c->guest) {
+        uint32_t info = 0;
         if (operands)
-            vmx_exit_insn(c, o, reason, vmx_insn_displacement(c, o), vmx_insn_info(o) & info_mask);
-        else
-            vmx_exit_insn(c, o, reason, 0, 0);
+            info = vmx_insn_info(o) & info_mask;
+        if (reason == VMX_REASON_VMWRITE && !(o->flags & OPF_MEM)) /* Reg1 is the r/m operand, here the second one */
+            info = (uint32_t)BIT(10) | (uint32_t)(o->r1 >> 3) << 3 | (uint32_t)(o->r0 >> 3) << 28;
+        vmx_exit_insn(c, o, reason, operands ? vmx_insn_displacement(c, o) : 0, info);
         return false;
     }
     if (c->cpl) {
