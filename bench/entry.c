@@ -52,7 +52,8 @@ static double vmx(void)
     uint32_t revision = VMX_BASIC_REVISION(__readmsr(VMX_MSR_BASIC));
     memcpy(vmenter_host_ptr(m, on, 4), &revision, 4);
     memcpy(vmenter_host_ptr(m, vmcs, 4), &revision, 4);
-    __writemsr(VMX_MSR_FEATURE_CONTROL, VMX_FEATURE_CONTROL_LOCK | VMX_FEATURE_CONTROL_VMX);
+    if (!(__readmsr(VMX_MSR_FEATURE_CONTROL) & VMX_FEATURE_CONTROL_LOCK))
+        __writemsr(VMX_MSR_FEATURE_CONTROL, VMX_FEATURE_CONTROL_LOCK | VMX_FEATURE_CONTROL_VMX);
     __writecr0(__readcr0() | 0x20);
     __writecr4(__readcr4() | 0x2000);
     if (__vmx_on(&on) || __vmx_vmclear(&vmcs) || __vmx_vmptrld(&vmcs))
@@ -115,8 +116,10 @@ static double vmx(void)
     double took = now() - start;
     if (failed) {
         char why[2000];
+        size_t error = 0;
+        __vmx_vmread(VMCS_VM_INSTRUCTION_ERROR, &error);
         vmenter_explain_entry(why, sizeof why);
-        fprintf(stderr, "bench/entry: VM entry failed (%u): %s\n", failed, why);
+        fprintf(stderr, "bench/entry: VM entry failed (%u, error %zu): %s\n", failed, error, why);
         return -1;
     }
     vmenter_destroy(m);
