@@ -105,7 +105,9 @@ void vmm_print_stats(struct vmm *v, void (*line)(void *opaque, const char *text)
     say(&s, "%-28s %12llu %6.1f%% %12.3f", "all", (unsigned long long)count, count ? 100.0 : 0.0, (double)ns / 1e6);
     struct vmenter_stats st;
     vmenter_get_stats(&st);
-    say(&s, "%llu instructions, guest time %.3f s", (unsigned long long)st.instructions, (double)machine_now(v) / 1e9);
+    say(&s, "%llu instructions, guest time %.3f s; %llu TLB fills, %llu instructions decoded, %llu blocks invalidated",
+        (unsigned long long)st.instructions, (double)machine_now(v) / 1e9, (unsigned long long)st.tlb_fills,
+        (unsigned long long)st.blocks_decoded, (unsigned long long)st.blocks_invalidated);
 }
 
 static void dump_registers(struct vmm *v, const struct sink *s)

@@ -25,6 +25,7 @@ struct region {
 struct mem {
     struct region *region;
     unsigned regions;
+    unsigned last; /* index of the region that mem_host() found last: a hint, atomic */
     mem_probe_fn *probe;
     void *probe_opaque;
     const struct mem_port_ops *ports;
@@ -172,11 +173,16 @@ static uint8_t *identity_host(struct mem *m, uint64_t pa, uint64_t len, bool wri
 
 uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
 {
-    if (!len || pa.v + (len - 1) < pa.v)
+    if (unlikely(!len || pa.v + (len - 1) < pa.v))
         return NULL;
-    const struct region *r = region_at(m, pa.v);
-    if (!r)
-        return identity_host(m, pa.v, len, write);
+    unsigned last = __atomic_load_n(&m->last, __ATOMIC_RELAXED);
+    const struct region *r = &m->region[last];
+    if (unlikely(last >= m->regions || pa.v - r->base >= r->len)) {
+        r = region_at(m, pa.v);
+        if (!r)
+            return identity_host(m, pa.v, len, write);
+        __atomic_store_n(&m->last, (unsigned)(r - m->region), __ATOMIC_RELAXED);
+    }
     if (r->kind == REGION_MMIO || (write && r->readonly) || len > r->len - (pa.v - r->base))
         return NULL;
     return r->host + (pa.v - r->base);

@@ -18,6 +18,26 @@ static void entry_clear(struct tlb_bank *b, unsigned view, unsigned slot)
 static void bank_renew(struct tlb *t, struct tlb_bank *b)
 {
     b->gen = ++t->gen;
+    memset(b->displaced, 0, sizeof b->displaced);
+    b->displaced_large = false;
+}
+
+static unsigned displaced_bit(uint64_t la)
+{
+    return (unsigned)(la >> 12 ^ la >> 22) & (TLB_ENTRIES - 1);
+}
+
+static void displace(struct tlb_bank *b, const struct tlb_info *i)
+{
+    unsigned bit = displaced_bit(i->la);
+    b->displaced[bit / 64] |= BIT(bit % 64);
+    b->displaced_large |= i->size != PAGE_SIZE;
+}
+
+static bool was_displaced(const struct tlb_bank *b, uint64_t la)
+{
+    unsigned bit = displaced_bit(la & PAGE_BASE);
+    return b->displaced_large || (b->displaced[bit / 64] >> bit % 64 & 1);
 }
 
 static void bank_empty(struct tlb *t, struct tlb_bank *b, bool keep_global)
@@ -94,9 +114,14 @@ void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, co
     uint64_t page = la.v & PAGE_BASE;
     struct tlb_entry *e = &b->e[view][slot];
     struct tlb_info *i = &b->i[view][slot];
-    /* A new translation for a page that was executable is an invalidation too, as far as block look-ups go. */
-    if (i->valid && i->ex && (i->la != page || i->page.v != (r->hpa.v & PAGE_BASE) || !grant->ex))
-        bank_renew(t, b);
+    /* Another translation for a page that was executable is an invalidation, as far as block look-ups go; displacing
+     * one is not. */
+    if (i->valid && i->ex) {
+        if (i->la != page)
+            displace(b, i);
+        else if (i->page.v != (r->hpa.v & PAGE_BASE) || !grant->ex)
+            bank_renew(t, b);
+    }
     if (!i->valid)
         b->filled[view]++;
     *i = (struct tlb_info){.la = page,
@@ -139,7 +164,7 @@ void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool 
         bool same_pcid = b->ctx.pcid == ctx->pcid;
         if (!same_pcid && !all_pcids_global)
             continue;
-        bool code = false;
+        bool code = was_displaced(b, la.v);
         for (unsigned view = 0; view < TLB_VIEWS; view++) {
             if (!b->filled[view])
                 continue;

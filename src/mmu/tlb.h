@@ -47,7 +47,12 @@ struct tlb_bank {
     struct tlb_context ctx;
     bool used;
     uint64_t last_used;
-    uint64_t gen; /* a new number whenever an executable translation was dropped; unique among all banks of the tlb */
+    /* A new number whenever an executable translation was invalidated; unique among all banks of the tlb. */
+    uint64_t gen;
+    /* Pages whose executable translation was displaced, not invalidated: block look-ups made under it still hold, and
+     * an invalidation of the page must find them. A filter by page number. */
+    uint64_t displaced[TLB_ENTRIES / 64];
+    bool displaced_large; /* one of them belongs to a large page */
     uint32_t filled[TLB_VIEWS];
 };
 struct tlb {

@@ -532,6 +532,30 @@ static void a_code_page_loses_its_write_tags_and_gets_them_back(void **state)
     assert_false(hit(w->b, 0x3000, 1, MMU_WRITE));
 }
 
+static void a_displaced_executable_page_is_still_invalidated(void **state)
+{
+    struct tworld *w = *state;
+    fill(w, w->b, 0x1000, 0x9000, PAGE_SIZE, false, true);
+    uint64_t gen = w->b->gen;
+    fill(w, w->b, 0x1000 + TLB_ENTRIES * 4096ull, 0xa000, PAGE_SIZE, false, true); /* the same slot */
+    assert_true(w->b->gen == gen); /* what was looked up under it still holds */
+    tlb_flush_page(&w->t, &w->b->ctx, LA(0x5000), false);
+    assert_true(w->b->gen == gen);
+    tlb_flush_page(&w->t, &w->b->ctx, LA(0x1000), false);
+    assert_true(w->b->gen != gen);
+}
+
+static void a_changed_executable_translation_is_an_invalidation(void **state)
+{
+    struct tworld *w = *state;
+    fill(w, w->b, 0x1000, 0x9000, PAGE_SIZE, false, true);
+    uint64_t gen = w->b->gen;
+    fill(w, w->b, 0x1000, 0x9000, PAGE_SIZE, false, true);
+    assert_true(w->b->gen == gen);
+    fill(w, w->b, 0x1000, 0xa000, PAGE_SIZE, false, true);
+    assert_true(w->b->gen != gen);
+}
+
 int main(void)
 {
 #define T(f)  cmocka_unit_test_setup_teardown(f, fresh, gone)
@@ -562,6 +586,8 @@ int main(void)
         TT(globals_survive_where_the_manual_says),
         TT(invlpg_reaches_the_globals_of_other_pcids),
         TT(contexts_keep_their_translations),
+        TT(a_displaced_executable_page_is_still_invalidated),
+        TT(a_changed_executable_translation_is_an_invalidation),
         TT(more_contexts_than_banks_take_the_oldest),
         TT(a_code_page_loses_its_write_tags_and_gets_them_back),
     };
