@@ -25,3 +25,17 @@ $(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildc
 image_driver_o := $(call obj,tests/images/driver.c)
 $(B)/vmenter-image: $(image_driver_o) $(LIB)
 	$(Q)$(CC) $(SANFLAGS) -o $@ $(image_driver_o) $(LIB) $(LDFLAGS) $(LDLIBS_ALL)
+
+.PHONY: test-images
+test-images: $(images) $(B)/vmenter-image
+	@mkdir -p $(B)/images/out; status=0; for i in $(notdir $(images)); do \
+	timeout 120 $(B)/vmenter-image $(B)/images/$$i >$(B)/images/out/$$i.ours </dev/null; \
+	tests/peers/compare -v peer=ours -v image=$$i tests/peers/known tests/images/expected/$$i.txt $(B)/images/out/$$i.ours || status=1; \
+	done; exit $$status
+
+.PHONY: test-peers
+test-peers: $(images) test-images
+	@status=0; for i in $(notdir $(images)); do for peer in qemu bochs; do \
+	tests/peers/run-$$peer $(B)/images/$$i >$(B)/images/out/$$i.$$peer 2>/dev/null; \
+	tests/peers/compare -v peer=$$peer -v image=$$i tests/peers/known tests/images/expected/$$i.txt $(B)/images/out/$$i.$$peer || status=1; \
+	done; done; exit $$status

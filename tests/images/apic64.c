@@ -73,8 +73,8 @@ static void open_window(void)
 }
 static bool wait(unsigned n)
 {
-    for (unsigned long i = 0; i < 2000000 && count < n; i++)
-        ASM("sti; pause; cli" : : : "memory");
+    for (unsigned long i = 0; i < 4000000 && count < n; i++)
+        open_window();
     return count >= n;
 }
 

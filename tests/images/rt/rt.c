@@ -90,13 +90,13 @@ void check(const char *name, bool ok)
 void check_eq(const char *name, unsigned long long got, unsigned long long want)
 {
     if (!result(name, got == want))
-        rt_printf(": got %#llx, want %#llx", got, want);
+        rt_printf(" -- got %#llx, want %#llx", got, want);
     rt_printf("\n");
 }
 
 void skip(const char *name, const char *why)
 {
-    rt_printf("SKIP %s: %s\n", name, why);
+    rt_printf("SKIP %s -- %s\n", name, why);
 }
 
 static bool has_error(unsigned v)
@@ -107,7 +107,7 @@ static bool has_error(unsigned v)
 void expect_exc(const char *name, struct exc e, unsigned vector, unsigned long error)
 {
     if (!result(name, e.vector == vector && (!has_error(vector) || e.error == error)))
-        rt_printf(": got vector %u error %#lx rip %#lx cr2 %#lx, want %u %#lx", e.vector, e.error, e.rip, e.cr2, vector,
+        rt_printf(" -- got vector %u error %#lx rip %#lx cr2 %#lx, want %u %#lx", e.vector, e.error, e.rip, e.cr2, vector,
                   error);
     rt_printf("\n");
 }
@@ -115,7 +115,7 @@ void expect_exc(const char *name, struct exc e, unsigned vector, unsigned long e
 void expect_pf(const char *name, struct exc e, unsigned long error, unsigned long cr2)
 {
     if (!result(name, e.vector == PF && e.error == error && e.cr2 == cr2))
-        rt_printf(": got vector %u error %#lx cr2 %#lx rip %#lx, want 14 %#lx %#lx", e.vector, e.error, e.cr2, e.rip,
+        rt_printf(" -- got vector %u error %#lx cr2 %#lx rip %#lx, want 14 %#lx %#lx", e.vector, e.error, e.cr2, e.rip,
                   error, cr2);
     rt_printf("\n");
 }
