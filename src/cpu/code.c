@@ -84,9 +84,15 @@ static struct code_page *page_get(struct cpu *c, uint64_t pa)
     struct code_page *p = page_find(cc, pa);
     if (p)
         return p;
-    p = calloc(1, sizeof *p);
-    if (!p)
-        return NULL;
+    /* From the arena: a guest of identity mode may have stopped inside of malloc. build() has seen to the room. */
+    p = cc->spare;
+    if (p) {
+        cc->spare = p->next;
+    } else {
+        p = (struct code_page *)(void *)(cc->arena + cc->arena_used);
+        cc->arena_used += (sizeof *p + 63) & ~(size_t)63;
+    }
+    memset(p, 0, sizeof *p);
     p->pa = pa;
     p->next = cc->page[page_slot(pa)];
     cc->page[page_slot(pa)] = p;
@@ -105,7 +111,8 @@ static void page_drop(struct cpu *c, struct code_page *p)
         at = &(*at)->next;
     *at = p->next;
     mem_code_unnote(c->mem, HPA(p->pa));
-    free(p);
+    p->next = c->code->spare;
+    c->code->spare = p;
 }
 
 static void jumps_clear(struct code_cache *cc)
@@ -123,6 +130,7 @@ static void flush_now(struct cpu *c)
     memset(cc->hash, 0, sizeof cc->hash);
     jumps_clear(cc);
     cc->arena_used = 0;
+    cc->spare = NULL;
     cc->flush_pending = false;
     cc->flushes++;
 }

@@ -38,6 +38,7 @@ struct code_cache {
     struct decoder decoder;
     uint8_t *arena;
     size_t arena_used;
+    struct code_page *spare; /* dropped pages, used again until the next flush */
     struct block *running; /* the block that runs, NULL between blocks */
     bool flush_pending;
     uint64_t noting;                   /* page that this processor is noting */

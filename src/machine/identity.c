@@ -313,6 +313,8 @@ bool identity_syscall(struct cpu *c)
     default: ret = host_syscall(nr, g[GPR_RDI], g[GPR_RSI], g[GPR_RDX], g[GPR_R10], g[GPR_R8], g[GPR_R9]); break;
     }
     g[GPR_RAX] = ret;
+    g[GPR_RCX] = c->rip;
+    g[GPR_R11] = cpu_rflags(c);
 
     switch (nr) {
     case SYS_mmap:
