@@ -153,7 +153,7 @@ void model_cpuid(const struct model *m, const struct cpuid_state *s, uint32_t le
         feature_bits(m, 7, subleaf, out);
         if (subleaf == 0) {
             if (!amd && m->max_basic >= 0x1f)
-                out[EAX] = 1;
+                out[EAX] = 2;
             if (m->has[FEATURE_pku] && (s->cr4 & BIT(22)))
                 out[ECX] |= 1u << 4; /* OSPKE */
         }

@@ -420,7 +420,8 @@ void cpu_cpuid(struct cpu *c, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 bool cpu_raise(struct cpu *c, unsigned vector, uint32_t error);
 bool cpu_raise_event(struct cpu *c, const struct cpu_event *ev);
 /* Delivers through the IDT (or real-mode IVT) of the current mode; faults inside become nested exceptions, handled to the end (double
- * fault, triple fault, intercepts). Injection by VM entry uses it too. False: a VM exit or shutdown came instead. */
+ * fault, triple fault, intercepts). Injection by VM entry uses it too, and says itself what an NMI then blocks. False: a VM exit or shutdown
+ * came instead. */
 bool cpu_deliver(struct cpu *c, const struct cpu_event *ev);
 /* What the run loop calls when c->exc is valid: interception, double-fault rules, delivery. */
 void cpu_handle_exception(struct cpu *c);

@@ -296,8 +296,8 @@ static void write_payload(struct cpu *c, const struct cpu_event *ev)
  * is nothing left to deliver. */
 static bool combine(struct cpu *c, struct cpu_event *nested)
 {
-    /* SDM 3C, "Information for VM Exits During Event Delivery"; APM 2, "EXITINTINFO Pseudo-Code": the nested exception itself
-     * is intercepted before it is combined with the first one. */
+    /* SDM 3C, "Information for VM Exits During Event Delivery"; APM 2, "EXITINTINFO Pseudo-Code": the nested exception
+     * itself is intercepted before it is combined with the first one. */
     if (c->guest && c->guest->exception && c->guest->exception(c, nested))
         return false;
     enum fault_class first = c->vectoring.valid ? classify(&c->vectoring) : BENIGN, second = classify(nested);
@@ -328,8 +328,6 @@ bool cpu_deliver(struct cpu *c, const struct cpu_event *event)
     ev.valid = true;
     c->cur = NULL;
     c->step_armed = false;
-    if (ev.type == EVENT_NMI)
-        c->nmi_blocked = true;
     for (;;) {
         c->exc.valid = false;
         c->vectoring = ev;

@@ -233,7 +233,7 @@ static bool rd_fs_base(struct cpu *c, uint32_t msr, uint64_t *v)
 
 static bool wr_fs_base(struct cpu *c, uint32_t msr, uint64_t v)
 {
-    if (!canonical(c, v))
+    if (!canonical_wide(c, v))
         return false;
     c->seg[SEG_FS].base = c->seg_base64[SEG_FS] = v;
     return true;
@@ -247,7 +247,7 @@ static bool rd_gs_base(struct cpu *c, uint32_t msr, uint64_t *v)
 
 static bool wr_gs_base(struct cpu *c, uint32_t msr, uint64_t v)
 {
-    if (!canonical(c, v))
+    if (!canonical_wide(c, v))
         return false;
     c->seg[SEG_GS].base = c->seg_base64[SEG_GS] = v;
     return true;
@@ -273,7 +273,8 @@ static uint64_t spec_ctrl_bits(const struct cpu *c)
     if (model_is_amd(m))
         return (m->has[FEATURE_amd_ibrs] ? 1 : 0) | (m->has[FEATURE_amd_stibp] ? 2 : 0) |
                (m->has[FEATURE_amd_ssbd] ? 4 : 0);
-    return (m->has[FEATURE_ibrs] ? 1 : 0) | (m->has[FEATURE_stibp] ? 2 : 0) | (m->has[FEATURE_ssbd] ? 4 : 0);
+    return (m->has[FEATURE_ibrs] ? 1 : 0) | (m->has[FEATURE_stibp] ? 2 : 0) | (m->has[FEATURE_ssbd] ? 4 : 0) |
+           (m->has[FEATURE_bhi_ctrl] ? BIT(10) : 0);
 }
 
 static bool rd_spec_ctrl(struct cpu *c, uint32_t msr, uint64_t *v)
@@ -505,7 +506,7 @@ static bool write_state(uint64_t *state, uint64_t writable, uint64_t v)
 
 static bool write_canonical(struct cpu *c, uint64_t *state, uint64_t v)
 {
-    if (!canonical(c, v))
+    if (!canonical_wide(c, v))
         return false;
     *state = v;
     return true;

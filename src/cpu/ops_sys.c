@@ -368,7 +368,7 @@ static void load_table(struct cpu *c, const struct op *o, struct dtable *t)
     c->cur = o;
     uint64_t base = load64(raw + 2);
     if (c->mode == MODE_64) {
-        if (!canonical(c, base))
+        if (!canonical_wide(c, base))
             return RAISE(c, EXC_GP);
     } else {
         base &= op_size(o) == 2 ? 0xffffff : 0xffffffff;
@@ -465,7 +465,7 @@ void op_lldt(struct cpu *c, const struct op *o)
         return;
     }
     uint64_t base = desc_base(&d) | (c->long_mode ? d.hi << 32 : 0);
-    if (c->long_mode && !canonical(c, base)) {
+    if (c->long_mode && !canonical_wide(c, base)) {
         (void)cpu_raise(c, EXC_GP, sel & 0xfffc);
         return;
     }
@@ -499,7 +499,7 @@ void op_ltr(struct cpu *c, const struct op *o)
         return;
     }
     uint64_t base = desc_base(&d) | (c->long_mode ? d.hi << 32 : 0);
-    if (c->long_mode && !canonical(c, base)) {
+    if (c->long_mode && !canonical_wide(c, base)) {
         (void)cpu_raise(c, EXC_GP, sel & 0xfffc);
         return;
     }
@@ -654,7 +654,7 @@ void op_invlpg(struct cpu *c, const struct op *o)
         la &= 0xffffffff;
     if (INTERCEPT(c, o, INVLPG, la))
         return;
-    if (canonical(c, la))
+    if (canonical_wide(c, la))
         cpu_invlpg(c, LA(la));
     END_NEXT(c, o);
 }
@@ -675,7 +675,7 @@ void op_invpcid(struct cpu *c, const struct op *o)
         return;
     c->cur = o;
     uint64_t pcid = load64(raw), la = load64(raw + 8);
-    if (pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)) || (type == 0 && !canonical(c, la)))
+    if (pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)) || (type == 0 && !canonical_wide(c, la)))
         return RAISE(c, EXC_GP);
     uint64_t root = c->second.kind == MMU_SECOND_NONE ? 0 : c->second.root;
     switch (type) {
@@ -776,7 +776,7 @@ static void write_base(struct cpu *c, const struct op *o, unsigned seg)
     if (c->mode != MODE_64 || !(c->cr4 & CR4_FSGSBASE))
         return RAISE(c, EXC_UD);
     uint64_t v = op_size(o) == 8 ? op_r64(c, o->r0) : op_r32(c, o->r0);
-    if (!canonical(c, v))
+    if (!canonical_wide(c, v))
         return RAISE(c, EXC_GP);
     c->seg[seg].base = c->seg_base64[seg] = v;
     NEXT(c, o);

@@ -247,6 +247,7 @@ bool cpu_service(struct cpu *c)
         } else if (!c->nmi_blocked && c->gif && (c->guest || !c->native_host)) {
             struct cpu_event ev = {.valid = true, .vector = EXC_NMI, .type = EVENT_NMI};
             c->nmi_pending = false;
+            c->nmi_blocked = true;
             cpu_deliver(c, &ev);
             return true;
         }

@@ -74,6 +74,12 @@ INLINE bool canonical(const struct cpu *c, uint64_t la)
 {
     return mmu_canonical(la, c->cr4 & CR4_LA57);
 }
+/* Bases in MSRs, hidden segment bases, GDTR and IDTR, and invalidations take what the processor could translate,
+ * whatever CR4.LA57 says. */
+INLINE bool canonical_wide(const struct cpu *c, uint64_t la)
+{
+    return mmu_canonical(la, model_has(c->model, FEATURE_la57));
+}
 INLINE unsigned iopl(const struct cpu *c)
 {
     return c->rflags_rest >> 12 & 3;

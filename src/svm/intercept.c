@@ -380,6 +380,9 @@ static bool on_exited_iret(struct cpu *c)
     if (s->vnmi && (s->vintr & VMCB_VINTR_NMI_ENABLE)) {
         s->vintr &= ~VMCB_VINTR_NMI_MASK;
         svm_attend_virtual(c);
+    } else if (c->nmi_blocked) {
+        c->nmi_blocked = false;
+        cpu_recheck_events(c);
     }
     return false;
 }

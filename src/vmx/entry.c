@@ -169,14 +169,16 @@ static void inject(struct cpu *c, struct vmcs *v, uint32_t info)
     if (type == VMX_EVENT_EXTERNAL_INTERRUPT || type == VMX_EVENT_NMI || type == VMX_EVENT_HARDWARE_EXCEPTION ||
         type == VMX_EVENT_SOFTWARE_EXCEPTION || !c->shadow_movss)
         c->pending_dbg = 0;
-    if (type == VMX_EVENT_NMI && (x->pin & VMX_PIN_VIRTUAL_NMIS))
-        x->virtual_nmi_blocked = true;
+    if (type == VMX_EVENT_NMI) {
+        if (x->pin & VMX_PIN_VIRTUAL_NMIS)
+            x->virtual_nmi_blocked = true;
+        else
+            c->nmi_blocked = true;
+    }
     uint64_t exits = c->stats.exits;
     bool delivered = cpu_deliver(c, &ev);
     if (c->stats.exits != exits)
         return;
-    if (type == VMX_EVENT_NMI && (x->pin & VMX_PIN_VIRTUAL_NMIS))
-        c->nmi_blocked = false;
     if (delivered && (x->proc & VMX_PROC_MONITOR_TRAP_FLAG))
         x->mtf_pending = true;
 }
