@@ -47,9 +47,10 @@ void exit_cpuid(struct vmm *v)
         break;
     case 7:
         if (sub == 0) {
-            r[1] &= ~(1 << 1 | 1 << 2 | 1 << 12 | 1 << 15 | 1 << 25); /* TSC_ADJUST stays off, SGX, RDT-M, RDT-A, PT */
-            r[2] &= ~(1 << 5 | 1 << 30);                              /* WAITPKG, SGX_LC */
-            r[2] &= ~(1 << 4);                                        /* OSPKE follows CR4 */
+            r[1] &= ~(1 << 2 | 1 << 12 | 1 << 15 | 1 << 25); /* SGX, RDT-M, RDT-A, PT */
+            r[1] |= 1 << 1;                                  /* TSC_ADJUST is ours */
+            r[2] &= ~(1 << 5 | 1 << 30);                     /* WAITPKG, SGX_LC */
+            r[2] &= ~(1 << 4);                               /* OSPKE follows CR4 */
             if (v->hv->get(v, HV_CR4) & CR4_PKE) {
                 r[2] |= 1 << 4;
             }
@@ -205,6 +206,7 @@ static bool read_msr(struct vmm *v, uint32_t msr, uint64_t *value)
     *value = 0;
     switch (msr) {
     case MSR_TSC: *value = __rdtsc() + v->hv->get(v, HV_TSC_OFFSET); return true;
+    case MSR_TSC_ADJUST: *value = v->msr.tsc_adjust; return true;
     case MSR_EFER: *value = v->hv->get(v, HV_EFER); return true;
     case MSR_PAT: *value = v->hv->get(v, HV_PAT); return true;
     case MSR_SYSENTER_CS: *value = v->hv->get(v, HV_SYSENTER_CS); return true;
@@ -259,6 +261,15 @@ static bool read_msr(struct vmm *v, uint32_t msr, uint64_t *value)
     return false;
 }
 
+/* SDM "Time-Stamp Counter Adjustment": a write of either moves both. */
+static void move_tsc(struct vmm *v, uint64_t by)
+{
+    uint64_t offset = v->hv->get(v, HV_TSC_OFFSET) + by;
+    v->msr.tsc_adjust += by;
+    v->hv->set(v, HV_TSC_OFFSET, offset);
+    lapic_set_tsc_offset(&v->lapic, __rdtsc(), offset);
+}
+
 static bool write_efer(struct vmm *v, uint64_t value)
 {
     int r[4];
@@ -290,12 +301,8 @@ static bool write_msr(struct vmm *v, uint32_t msr, uint64_t value)
         return lapic_write_msr(&v->lapic, __rdtsc(), msr, value);
     }
     switch (msr) {
-    case MSR_TSC: {
-        uint64_t tsc = __rdtsc();
-        v->hv->set(v, HV_TSC_OFFSET, value - tsc);
-        lapic_set_tsc_offset(&v->lapic, tsc, value - tsc);
-        return true;
-    }
+    case MSR_TSC: move_tsc(v, value - __rdtsc() - v->hv->get(v, HV_TSC_OFFSET)); return true;
+    case MSR_TSC_ADJUST: move_tsc(v, value - v->msr.tsc_adjust); return true;
     case MSR_EFER: return write_efer(v, value);
     case MSR_PAT:
         for (unsigned i = 0; i < 8; i++) {
