@@ -197,7 +197,7 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
     const uint32_t aux = c->lf_aux;
     uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_RELAXED);
     uint64_t rounds_max = attention & ATT_STEP ? 1 : ROUNDS_MAX, look = 256;
-    if (count && op_asize(o) == 4 && c->mode == MODE_64) {
+    if (op_asize(o) == 4 && c->mode == MODE_64) {
         /* Processors clear the upper halves before the first iteration: those of the indices only where strings are
          * moved fast. */
         c->gpr[GPR_RCX] = count;
