@@ -48,6 +48,12 @@ static void page_noted(void *opaque, hpa_t page)
         cpu_attend(c, ATT_TLB);
 }
 
+static void jumps_clear(struct code_cache *cc)
+{
+    for (unsigned i = 0; i < JUMP_SLOTS; i++)
+        cc->jump[i] = (struct jump){.key = UINT64_MAX};
+}
+
 bool code_create(struct cpu *c)
 {
     struct code_cache *cc = calloc(1, sizeof *cc);
@@ -56,7 +62,9 @@ bool code_create(struct cpu *c)
     cc->arena = mmap(NULL, ARENA_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     cc->uncached = malloc(BLOCK_BYTES);
     cc->noting = UINT64_MAX;
-    cc->epoch = mem_code_epoch_place(c->mem);
+    c->code_epoch = mem_code_epoch_place(c->mem);
+    c->jump = cc->jump;
+    jumps_clear(cc);
     decoder_init(&cc->decoder, c->model);
     c->code = cc;
     if (cc->arena == MAP_FAILED || !cc->uncached || !mem_add_listener(c->mem, page_noted, c)) {
@@ -113,12 +121,6 @@ static void page_drop(struct cpu *c, struct code_page *p)
     mem_code_unnote(c->mem, HPA(p->pa));
     p->next = c->code->spare;
     c->code->spare = p;
-}
-
-static void jumps_clear(struct code_cache *cc)
-{
-    for (unsigned i = 0; i < JUMP_SLOTS; i++)
-        cc->jump[i].block = NULL, cc->jump[i].la = 1, cc->jump[i].gen = 0;
 }
 
 static void flush_now(struct cpu *c)
@@ -189,10 +191,8 @@ static bool page_link(struct cpu *c, struct block *b, unsigned which, uint64_t p
 
 static void op_dead_block(struct cpu *c, const struct op *o)
 {
-    struct jump *j = &c->code->jump[code_jump_slot(code_la(c))];
-    j->la = 1;
-    j->gen = 0;
-    j->block = NULL;
+    c->rip = c->gpr[GPR_BLOCK];
+    c->jump[code_jump_slot(code_la(c))].key = UINT64_MAX;
 }
 
 /* Makes a block unreachable for entry; if it runs, it is left after the current operation. */
@@ -209,7 +209,7 @@ static void block_kill(struct cpu *c, struct block *b)
     if (*at)
         *at = b->hash_next;
     b->ops[0].fn = op_dead_block; /* the jump cache may still lead here */
-    if (cc->running == b && c->cur >= b->ops && c->cur < b->ops + b->count)
+    if (c->cur >= b->ops && c->cur < b->ops + b->count)
         for (struct op *o = b->ops + (c->cur - b->ops) + 1; o < b->ops + b->count; o++)
             o->fn = op_leave_block;
 }
@@ -321,15 +321,52 @@ static struct block *block_new(struct cpu *c, const struct source *s, unsigned o
     return b;
 }
 
+/* --- links -------------------------------------------------------------------------------------------------------- */
+
+/* Back to the run loop; rip is set. */
+static void go_back(struct cpu *c, const struct op *o)
+{
+}
+static const struct op nowhere = {.fn = go_back};
+
+INLINE void link_by(struct cpu *c, const struct op *o, unsigned i)
+{
+    struct block *b = code_lookup64(c);
+    if (!b)
+        return;
+    if (b->pa2 == UINT64_MAX && !((c->rip ^ c->gpr[GPR_BLOCK]) & PAGE_BASE)) {
+        struct code_link *link = (struct code_link *)(uintptr_t)(o + 1);
+        link->to[i] = b->ops;
+        link->epoch[i] = b->epoch;
+    }
+    c->gpr[GPR_BLOCK] = c->rip;
+    b->ops->fn(c, b->ops);
+}
+void code_link0(struct cpu *c, const struct op *o)
+{
+    link_by(c, o, 0);
+}
+void code_link1(struct cpu *c, const struct op *o)
+{
+    link_by(c, o, 1);
+}
+void code_fall_through(struct cpu *c, const struct op *o)
+{
+    c->rip = c->gpr[GPR_BLOCK] + o->ip;
+    c->icount += o->n;
+    GO_ON(c);
+}
+
 static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t *host, unsigned key)
 {
     struct code_cache *cc = c->code;
     struct source s;
     struct op ops[BLOCK_OPS];
     unsigned offset = la & PAGE_OFFSET, count = 0, at = 0, n = 0;
+    enum decode_result result = DECODE_OK;
     if (ARENA_SIZE - cc->arena_used < 2 * BLOCK_BYTES)
         flush_now(c);
-    uint32_t epoch = __atomic_load_n(cc->epoch, __ATOMIC_ACQUIRE); /* ORDER: before the bytes */
+    uint32_t epoch = code_epoch(c); /* ORDER: before the bytes */
     bool noted = host && page_get(c, page.v);
     source_read(c, &s, page, host, offset);
     s.plain = s.plain && noted;
@@ -349,12 +386,17 @@ static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t
                 ops[0].fn = op_raise_gp0;
         }
         count += made;
+        result = r;
         at += len;
         n++;
         if (r != DECODE_OK || at >= s.avail)
             break;
     }
-    ops[count++] = (struct op){.fn = op_leave_block,
+    if (result == DECODE_LINK) {
+        struct code_link link = {.fn = op_leave_block, .to = {&nowhere, &nowhere}, .epoch = {~epoch, ~epoch}};
+        memcpy(&ops[count++], &link, sizeof link);
+    } else
+        ops[count++] = (struct op){.fn = result == DECODE_OK && (key & CODE_MODE) == MODE_64 ? code_fall_through : op_leave_block,
                                .ip = (uint16_t)at,
                                .n = (uint8_t)n,
                                .base = GPR_ZERO,
@@ -377,7 +419,7 @@ static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t
 /* Do the bytes in memory still say what the block was made of? */
 static bool block_holds(struct cpu *c, struct block *b)
 {
-    uint32_t epoch = __atomic_load_n(c->code->epoch, __ATOMIC_ACQUIRE);
+    uint32_t epoch = code_epoch(c);
     if (b->epoch == epoch)
         return true;
     unsigned first = (unsigned)MIN((uint64_t)b->len, PAGE_SIZE - (b->pa & PAGE_OFFSET));
@@ -426,9 +468,7 @@ static struct block *find(struct cpu *c, bool step)
     if (!b)
         b = build(c, la, page, host, key);
     if (b && b != cc->uncached && !step && !b->dead)
-        cc->jump[code_jump_slot(la)] = (struct jump){.la = la,
-                                                     .key = c->fetch_key,
-                                                     .gen = c->bank->gen,
+        cc->jump[code_jump_slot(la)] = (struct jump){.la = la, .key = code_key(c),
                                                      .block = b,
                                                      .epoch = b->epoch,
                                                      .limit_len = b->len - 1u};

@@ -24,25 +24,34 @@ enum { BLOCK_STEP = 8 }; /* one instruction alone */
 
 #define JUMP_SLOTS 4096u
 struct jump {
-    uint64_t la, key, gen;
+    uint64_t la;
+    uint64_t key; /* of the context, and the bank's number */
     struct block *block;
-    uint32_t epoch, limit_len; /* limit_len: bytes of the block - 1 */
+    uint32_t epoch;
+    uint32_t limit_len; /* bytes of the block - 1 */
 };
+
+/* Where a direct branch goes within its own page: the operation after the branch is one of these. In the page of the branch the translation is
+ * that of the branch, so only the code epoch has to be compared. A dead block's first operation leaves it. */
+struct code_link {
+    op_fn *fn;
+    const struct op *to[2]; /* by "taken" */
+    uint32_t epoch[2];
+};
+_Static_assert(sizeof(struct code_link) == sizeof(struct op), "a link is an operation's place");
 
 #define CODE_HASH_SLOTS 16384u
 #define CODE_PAGE_SLOTS 4096u
 struct code_cache {
-    struct jump jump[JUMP_SLOTS];
+    struct jump jump[JUMP_SLOTS]; /* cpu.jump points here */
     struct block *hash[CODE_HASH_SLOTS];
     struct code_page *page[CODE_PAGE_SLOTS];
     struct decoder decoder;
     uint8_t *arena;
     size_t arena_used;
     struct code_page *spare; /* dropped pages, used again until the next flush */
-    struct block *running; /* the block that runs, NULL between blocks */
     bool flush_pending;
     uint64_t noting;                   /* page that this processor is noting */
-    const uint32_t *epoch;             /* the memory's code epoch */
     struct block *uncached;            /* room for a block that is used once: code in device memory */
     uint64_t decoded, flushes, killed; /* statistics */
 };
@@ -58,18 +67,88 @@ INLINE unsigned code_jump_slot(uint64_t la)
 {
     return (unsigned)(la ^ la >> 12) & (JUMP_SLOTS - 1);
 }
-/* The block at RIP that was found before in the same context, or NULL. */
-INLINE struct block *code_lookup(struct cpu *c)
+INLINE uint64_t code_key(const struct cpu *c)
 {
-    uint64_t la = code_la(c);
-    const struct jump *j = &c->code->jump[code_jump_slot(la)];
-    if (unlikely(((j->la ^ la) | (j->key ^ c->fetch_key) | (j->gen ^ c->bank->gen) |
-                  (j->epoch ^ __atomic_load_n(c->code->epoch, __ATOMIC_ACQUIRE)))))
-        return NULL;
-    if (unlikely(c->mode != MODE_64) && c->rip + j->limit_len > c->seg[SEG_CS].limit)
+    return c->bank->gen << 8 | c->fetch_key;
+}
+INLINE uint32_t code_epoch(const struct cpu *c)
+{
+    return __atomic_load_n(c->code_epoch, __ATOMIC_ACQUIRE);
+}
+/* The block at RIP that was found before in the same context, or NULL. */
+INLINE struct block *code_lookup64(const struct cpu *c)
+{
+    uint64_t la = c->rip;
+    const struct jump *j = &c->jump[code_jump_slot(la)];
+    if (unlikely((j->la ^ la) | (j->key ^ code_key(c)) | (j->epoch ^ code_epoch(c))))
         return NULL;
     return j->block;
 }
+INLINE struct block *code_lookup(const struct cpu *c)
+{
+    if (likely(c->mode == MODE_64))
+        return code_lookup64(c);
+    uint64_t la = code_la(c);
+    const struct jump *j = &c->jump[code_jump_slot(la)];
+    if (unlikely((j->la ^ la) | (j->key ^ code_key(c)) | (j->epoch ^ code_epoch(c))))
+        return NULL;
+    return c->rip + j->limit_len > c->seg[SEG_CS].limit ? NULL : j->block;
+}
+
+/* Going on from block to block without the run loop, in 64-bit mode, at the end of a handler that has set rip and counted, has no local whose
+ * address is taken, and cannot have changed a mode. Without tail calls the run loop does it. */
+#if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer)
+#define CODE_NO_TAILS
+#endif
+#endif
+#else
+#define CODE_NO_TAILS
+#endif
+
+#if defined(CODE_NO_TAILS)
+#define GO_ON(c)          return
+#define GO_LINKED(c, o, i) return
+#else
+#if defined(__clang__)
+#define TAIL __attribute__((musttail))
+#else
+#define TAIL
+#endif
+INLINE bool code_may_go_on(const struct cpu *c)
+{
+    return likely(!(__atomic_load_n(&c->attention, __ATOMIC_RELAXED) | c->stop) && c->icount < c->horizon);
+}
+#define GO_ON(c)                                                                                                       \
+    do {                                                                                                               \
+        if (unlikely(!code_may_go_on(c)))                                                                              \
+            return;                                                                                                    \
+        const struct block *b_ = code_lookup64(c);                                                                     \
+        if (unlikely(!b_))                                                                                             \
+            return;                                                                                                    \
+        (c)->gpr[GPR_BLOCK] = (c)->rip;                                                                                \
+        const struct op *next_ = b_->ops;                                                                              \
+        TAIL return next_->fn((c), next_);                                                                             \
+    } while (0)
+/* i: 1 when the branch is taken. */
+#define GO_LINKED(c, o, i)                                                                                             \
+    do {                                                                                                               \
+        const struct code_link *link_ = (const struct code_link *)((o) + 1);                                           \
+        if (unlikely(!code_may_go_on(c)))                                                                              \
+            return;                                                                                                    \
+        if (unlikely(link_->epoch[i] != code_epoch(c)))                                                                \
+            TAIL return code_link##i((c), (o));                                                                        \
+        (c)->gpr[GPR_BLOCK] = (c)->rip;                                                                                \
+        const struct op *next_ = link_->to[i];                                                                         \
+        TAIL return next_->fn((c), next_);                                                                             \
+    } while (0)
+#endif
+/* Goes on by the jump cache, and makes the link if that can be. */
+op_fn code_link0, code_link1;
+/* The end of a block that no branch ends, in 64-bit mode. */
+op_fn code_fall_through;
+
 /* The same the long way, decoding as needed. step: exactly one instruction. NULL: the fetch raised an exception or made
  * a VM exit. */
 struct block *code_find(struct cpu *c, bool step);

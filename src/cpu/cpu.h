@@ -275,6 +275,7 @@ struct cpu {
     const struct op *cur;      /* the operation that called something which may fault; set before the call */
     uint64_t icount;           /* retired instructions, block by block */
     uint64_t deadline;         /* in icount: look at time then */
+    uint64_t horizon;          /* in icount: blocks do not go on to other blocks by themselves then; never after deadline while a block runs */
     uint32_t attention;        /* enum attention, atomic */
     uint32_t stop;             /* enum cpu_stop: leave cpu_run() */
     uint64_t rip;
@@ -287,6 +288,8 @@ struct cpu {
     uint8_t stack_size;        /* bytes in a stack pointer: 2, 4, 8 */
     uint64_t fetch_key;        /* code.c: context of instruction fetch, compared by the block look-up */
     struct code_cache *code;
+    struct jump *jump;         /* code.h: blocks by linear address */
+    const uint32_t *code_epoch;/* mem_code_epoch_place() */
 
     struct cpu_event exc;      /* raised by the running instruction, not yet delivered */
     struct cpu_event vectoring;/* being delivered: IDT-vectoring information, EXITINTINFO */

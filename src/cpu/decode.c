@@ -226,6 +226,8 @@ enum decode_result decode_insn(const struct decoder *dec, unsigned code, const u
     d.bytes = bytes;
     bool ends = false;
     d.ends = &ends;
+    bool links = false;
+    d.links = &links;
     ZyanStatus s = ZydisDecoderDecodeFull(&dec->z[d.mode], bytes, avail, &d.in, d.op);
     if (ZYAN_FAILED(s)) {
         *len = MIN(avail, 15u);
@@ -263,7 +265,7 @@ enum decode_result decode_insn(const struct decoder *dec, unsigned code, const u
         out[0].fn = op_check_cpl0;
         *count = 2;
     }
-    return ends ? DECODE_END : DECODE_OK;
+    return links ? DECODE_LINK : ends ? DECODE_END : DECODE_OK;
 }
 
 void op_raise_ud(struct cpu *c, const struct op *o)

@@ -37,7 +37,13 @@ struct decoded {
     uint8_t mem;       /* index of the memory operand in op[], or DECODED_NO_MEM */
     const uint8_t *bytes;
     bool *ends;        /* a select function sets it when the block must end with this form: decoded_ends() */
+    bool *links;       /* decoded_links() */
 };
+/* The handler of this form goes on by GO_LINKED: the place after its operation is a struct code_link. */
+INLINE void decoded_links(const struct decoded *d)
+{
+    *d->links = true;
+}
 INLINE void decoded_ends(const struct decoded *d)
 {
     *d->ends = true;
@@ -82,6 +88,7 @@ enum { CODE_MODE = 3 /* enum decode_mode */, CODE_REAL = 4 };
 enum decode_result {
     DECODE_OK,
     DECODE_END,  /* the block ends with this instruction */
+    DECODE_LINK, /* the same, and its handler keeps links in the operation that follows */
     DECODE_MORE, /* more bytes are needed than there are */
 };
 #define DECODE_OPS_MAX 2 /* operations that one instruction can become */

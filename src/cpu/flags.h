@@ -29,11 +29,11 @@ INLINE void flags_set_logic(struct cpu *c, uint64_t res)
 }
 INLINE uint64_t flags_add_cv(uint64_t a, uint64_t b, uint64_t res)
 {
-    return (a & b) | ((a | b) & ~res);
+    return a ^ ((a ^ b) & (b ^ res)); /* (a & b) | ((a | b) & ~res) in fewer steps */
 }
 INLINE uint64_t flags_sub_cv(uint64_t a, uint64_t b, uint64_t res)
 {
-    return (~a & b) | ((~a | b) & res);
+    return b ^ ((a ^ res) & (b ^ res)); /* (~a & b) | ((~a | b) & res) */
 }
 
 INLINE bool flag_zf(const struct cpu *c)

@@ -63,7 +63,12 @@ INLINE uint64_t op_amask(const struct op *o)
     return mask_low(8u << (o->size >> 4));
 }
 
-#define NEXT(c, o) return (o)[1].fn((c), (o) + 1)
+#define NEXT(c, o)                                                                                                     \
+    do {                                                                                                               \
+        const struct op *next_ = (o) + 1;                                                                              \
+        __asm__("" : "+r"(next_)); /* one register, counted up */                                                      \
+        return next_->fn((c), next_);                                                                                  \
+    } while (0)
 #define END(c, o)                                                                                                      \
     do {                                                                                                               \
         (c)->icount += (uint64_t)(o)->n + 1;                                                                           \

@@ -4,6 +4,7 @@
  * near ones and the operands of the far ones.
  */
 #include "src/cpu/ops_int.h"
+#include "src/cpu/code.h"
 
 /* --- the stack -------------------------------------------------------------------------------------------------------
  */
@@ -313,7 +314,8 @@ bool branch_check(struct cpu *c, const struct op *o, uint64_t *target)
 static void jmp_rel_fast(struct cpu *c, const struct op *o)
 {
     c->rip = c->gpr[GPR_BLOCK] + (uint64_t)o->disp;
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_LINKED(c, o, 1);
 }
 static void jmp_rel(struct cpu *c, const struct op *o)
 {
@@ -329,7 +331,8 @@ static void jmp_r_fast(struct cpu *c, const struct op *o)
     if (unlikely(!canonical(c, target)))
         return (void)branch_check(c, o, &target);
     c->rip = target;
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_ON(c);
 }
 static void jmp_r(struct cpu *c, const struct op *o)
 {
@@ -353,7 +356,8 @@ static void jmp_m_fast(struct cpu *c, const struct op *o)
     if (unlikely(!h || !canonical(c, load64(h))))
         return jmp_m(c, o);
     c->rip = load64(h);
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_ON(c);
 }
 
 /* The far pointer of JMP, CALL: in the instruction or in memory, offset first. */
@@ -410,8 +414,12 @@ op_fn *select_jmp(const struct decoded *d, struct op *o)
     bool fast = d->mode == MODE_64 && op_size(o) == 8;
     if (d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
         return far_size(d, o) ? jmp_far : NULL;
-    if (decoded_is_imm(d, 0))
-        return fast ? jmp_rel_fast : jmp_rel;
+    if (decoded_is_imm(d, 0)) {
+        if (!fast)
+            return jmp_rel;
+        decoded_links(d);
+        return jmp_rel_fast;
+    }
     if (o->flags & OPF_MEM)
         return fast && !is_legacy(o) ? jmp_m_fast : jmp_m;
     return fast ? jmp_r_fast : jmp_r;
@@ -437,7 +445,8 @@ static void call_rel_fast(struct cpu *c, const struct op *o)
     store64(h, next_ip(c, o));
     c->gpr[GPR_RSP] = sp;
     c->rip = c->gpr[GPR_BLOCK] + (uint64_t)o->disp;
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_ON(c);
 }
 static NOINLINE void call_r(struct cpu *c, const struct op *o)
 {
@@ -452,7 +461,8 @@ static void call_r_fast(struct cpu *c, const struct op *o)
     store64(h, next_ip(c, o));
     c->gpr[GPR_RSP] = sp;
     c->rip = target;
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_ON(c);
 }
 static void call_m(struct cpu *c, const struct op *o)
 {
@@ -489,7 +499,8 @@ static void ret_fast(struct cpu *c, const struct op *o)
         return ret(c, o);
     c->rip = load64(h);
     c->gpr[GPR_RSP] += 8 + (uint64_t)(uint16_t)o->imm;
-    END(c, o);
+    c->icount += o->n + 1u;
+    GO_ON(c);
 }
 op_fn *select_ret(const struct decoded *d, struct op *o)
 {
@@ -514,8 +525,14 @@ static NOINLINE void branch_if(struct cpu *c, const struct op *o, bool taken)
 #define DEFINE_JCC(cc)                                                                                                 \
     static void jcc_fast##cc(struct cpu *c, const struct op *o)                                                        \
     {                                                                                                                  \
-        c->rip = c->gpr[GPR_BLOCK] + (uint64_t)(flags_cond(c, cc) ? o->disp : (int64_t)o->imm);                        \
-        END(c, o);                                                                                                     \
+        uint64_t start = c->gpr[GPR_BLOCK];                                                                            \
+        c->icount += o->n + 1u;                                                                                        \
+        if (flags_cond(c, cc)) {                                                                                       \
+            c->rip = start + (uint64_t)o->disp;                                                                        \
+            GO_LINKED(c, o, 1);                                                                                        \
+        }                                                                                                              \
+        c->rip = start + (uint64_t)(int64_t)o->imm;                                                                    \
+        GO_LINKED(c, o, 0);                                                                                            \
     }                                                                                                                  \
     static void jcc##cc(struct cpu *c, const struct op *o)                                                             \
     {                                                                                                                  \
@@ -534,6 +551,7 @@ op_fn *select_jcc(const struct decoded *d, struct op *o)
     if (d->mode != MODE_64 || op_size(o) != 8)
         return slow[cc];
     o->imm = o->ip + o->len;
+    decoded_links(d);
     return fast[cc];
 }
 

@@ -82,15 +82,12 @@ void cpu_sync_next(struct cpu *c)
 
 static void run_block(struct cpu *c, struct block *b)
 {
-    c->code->running = b;
     c->gpr[GPR_BLOCK] = c->rip;
     b->ops->fn(c, b->ops);
-    c->code->running = NULL;
 }
 
 static void exception(struct cpu *c)
 {
-    c->code->running = NULL;
     cpu_sync(c);
     cpu_handle_exception(c);
     /* A delivery takes time too: a handler that can't execute its first instruction must not stop the clock. */
@@ -100,6 +97,7 @@ static void exception(struct cpu *c)
 static void run_one(struct cpu *c, bool hold)
 {
     struct block *b = code_find(c, true);
+    c->horizon = 0;
     if (likely(b))
         run_block(c, b);
     if (unlikely(c->exc.valid)) {
@@ -131,7 +129,6 @@ static NOINLINE bool service(struct cpu *c)
 
 enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
 {
-    struct code_cache *cc = c->code;
     uint64_t end = max_insns > UINT64_MAX - c->icount ? UINT64_MAX : c->icount + max_insns;
     uint64_t near_end = end >= OP_BLOCK_MAX ? end - OP_BLOCK_MAX : 0;
     c->stop = STOP_NONE;
@@ -153,6 +150,7 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
             run_one(c, false);
             continue;
         }
+        c->horizon = MIN(c->deadline, near_end);
         struct block *b = code_lookup(c);
         if (unlikely(!b)) {
             b = code_find(c, false);
@@ -162,13 +160,11 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
                 continue;
             }
         }
-        cc->running = b;
         c->gpr[GPR_BLOCK] = c->rip;
         b->ops->fn(c, b->ops);
         if (unlikely(c->exc.valid))
             exception(c);
         c->cur = NULL;
-        cc->running = NULL;
     }
     return c->stop;
 }

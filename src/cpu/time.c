@@ -52,6 +52,7 @@ void cpu_update_deadline(struct cpu *c)
     if (c->real_clock)
         left = MIN(left, (uint64_t)REAL_SLICE);
     c->deadline = left > UINT64_MAX - c->icount ? UINT64_MAX : c->icount + left;
+    c->horizon = MIN(c->horizon, c->deadline);
 }
 
 void cpu_run_timers(struct cpu *c)
