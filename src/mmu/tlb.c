@@ -40,22 +40,36 @@ static bool was_displaced(const struct tlb_bank *b, uint64_t la)
     return b->displaced_large || (b->displaced[bit / 64] >> bit % 64 & 1);
 }
 
+/* True: the entry went, or was none. */
+static bool entry_drop(struct tlb_bank *b, unsigned view, unsigned slot, bool keep_global)
+{
+    const struct tlb_info *i = &b->i[view][slot];
+    if (!i->valid)
+        return true;
+    if (keep_global && i->global)
+        return false;
+    entry_clear(b, view, slot);
+    b->filled[view]--;
+    return true;
+}
+
 static void bank_empty(struct tlb *t, struct tlb_bank *b, bool keep_global)
 {
-    for (unsigned view = 0; view < TLB_VIEWS; view++) {
-        if (!b->filled[view])
-            continue;
+    if (b->logged <= TLB_LOG) {
         unsigned left = 0;
-        for (unsigned slot = 0; slot < TLB_ENTRIES; slot++) {
-            const struct tlb_info *i = &b->i[view][slot];
-            if (!i->valid)
-                continue;
-            if (keep_global && i->global)
-                left++;
-            else
-                entry_clear(b, view, slot);
-        }
-        b->filled[view] = left;
+        for (unsigned n = 0; n < b->logged; n++)
+            if (!entry_drop(b, b->log[n] / TLB_ENTRIES, b->log[n] % TLB_ENTRIES, keep_global))
+                b->log[left++] = b->log[n];
+        b->logged = left;
+    } else {
+        b->logged = 0;
+        for (unsigned view = 0; view < TLB_VIEWS; view++)
+            for (unsigned slot = 0; slot < TLB_ENTRIES && b->filled[view]; slot++)
+                if (!entry_drop(b, view, slot, keep_global)) {
+                    if (b->logged < TLB_LOG)
+                        b->log[b->logged] = (uint16_t)(view * TLB_ENTRIES + slot);
+                    b->logged = MIN(b->logged + 1, TLB_LOG + 1);
+                }
     }
     bank_renew(t, b);
 }
@@ -122,8 +136,12 @@ void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, co
         else if (i->page.v != (r->hpa.v & PAGE_BASE) || !grant->ex)
             bank_renew(t, b);
     }
-    if (!i->valid)
+    if (!i->valid) {
         b->filled[view]++;
+        if (b->logged < TLB_LOG)
+            b->log[b->logged] = (uint16_t)(view * TLB_ENTRIES + slot);
+        b->logged = MIN(b->logged + 1, TLB_LOG + 1);
+    }
     *i = (struct tlb_info){.la = page,
                            .host = host_page,
                            .page = HPA(r->hpa.v & PAGE_BASE),

@@ -19,6 +19,7 @@
 
 #define TLB_ENTRIES 1024u
 #define TLB_BANKS   8u
+#define TLB_LOG     128u
 enum tlb_view { TLB_USER, TLB_SUP_SMAP, TLB_SUP, TLB_VIEWS };
 
 struct tlb_entry {
@@ -54,6 +55,10 @@ struct tlb_bank {
     uint64_t displaced[TLB_ENTRIES / 64];
     bool displaced_large; /* one of them belongs to a large page */
     uint32_t filled[TLB_VIEWS];
+    /* Where entries were made since the bank was last emptied, while they are few: emptying it costs what was filled.
+     */
+    uint16_t log[TLB_LOG]; /* view * TLB_ENTRIES + slot */
+    unsigned logged;       /* above TLB_LOG: too many, look everywhere */
 };
 struct tlb {
     struct tlb_bank *bank;     /* [TLB_BANKS] */

@@ -477,6 +477,21 @@ static void globals_survive_where_the_manual_says(void **state)
     assert_false(hit(w->b, 0x1000, 1, MMU_READ));
 }
 
+static void emptying_reaches_every_entry_however_many(void **state)
+{
+    struct tworld *w = *state;
+    for (unsigned count = 1; count < TLB_ENTRIES; count = count * 3 + 1) {
+        for (unsigned n = 0; n < count; n++)
+            fill(w, w->b, 0x1000 + n * 4096ull, 0x9000, PAGE_SIZE, n % 2, true);
+        tlb_flush_bank(&w->t, w->b, true);
+        for (unsigned n = 0; n < count; n++)
+            assert_int_equal(hit(w->b, 0x1000 + n * 4096ull, 1, MMU_READ), n % 2);
+        tlb_flush_bank(&w->t, w->b, false);
+        for (unsigned n = 0; n < count; n++)
+            assert_false(hit(w->b, 0x1000 + n * 4096ull, 1, MMU_READ));
+    }
+}
+
 static void invlpg_reaches_the_globals_of_other_pcids(void **state)
 {
     struct tworld *w = *state;
@@ -586,6 +601,7 @@ int main(void)
         TT(globals_survive_where_the_manual_says),
         TT(invlpg_reaches_the_globals_of_other_pcids),
         TT(contexts_keep_their_translations),
+        TT(emptying_reaches_every_entry_however_many),
         TT(a_displaced_executable_page_is_still_invalidated),
         TT(a_changed_executable_translation_is_an_invalidation),
         TT(more_contexts_than_banks_take_the_oldest),
