@@ -29,13 +29,15 @@ $(B)/vmenter-image: $(image_driver_o) $(LIB)
 .PHONY: test-images
 test-images: $(images) $(B)/vmenter-image
 	@mkdir -p $(B)/images/out; status=0; for i in $(notdir $(images)); do \
-	timeout 120 $(B)/vmenter-image $(B)/images/$$i >$(B)/images/out/$$i.ours </dev/null; \
+	case $$i in svm*) cpu="--cpu max-amd" ;; *) cpu= ;; esac; \
+	timeout 120 $(B)/vmenter-image $(B)/images/$$i $$cpu >$(B)/images/out/$$i.ours </dev/null; \
 	tests/peers/compare -v peer=ours -v image=$$i tests/peers/known tests/images/expected/$$i.txt $(B)/images/out/$$i.ours || status=1; \
 	done; exit $$status
 
 .PHONY: test-peers
 test-peers: $(images) test-images
 	@status=0; for i in $(notdir $(images)); do for peer in qemu bochs; do \
-	tests/peers/run-$$peer $(B)/images/$$i >$(B)/images/out/$$i.$$peer 2>/dev/null; \
+	case $$peer$$i in bochssvm*) cpu=ryzen ;; *) cpu= ;; esac; \
+	tests/peers/run-$$peer $(B)/images/$$i $$cpu >$(B)/images/out/$$i.$$peer 2>/dev/null; \
 	tests/peers/compare -v peer=$$peer -v image=$$i tests/peers/known tests/images/expected/$$i.txt $(B)/images/out/$$i.$$peer || status=1; \
 	done; done; exit $$status
