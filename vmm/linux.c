@@ -39,8 +39,6 @@ enum {
     HEAP_END_PTR = 0x224,
     CMD_LINE_PTR = 0x228,
     INITRD_ADDR_MAX = 0x22c,
-    KERNEL_ALIGNMENT = 0x230,
-    RELOCATABLE_KERNEL = 0x234,
     XLOADFLAGS = 0x236,
     CMDLINE_SIZE = 0x238,
     PREF_ADDRESS = 0x258,
@@ -127,15 +125,8 @@ static bool check_image(struct vmm *v, struct image *im)
     if (im->init_size < im->code_size) {
         im->init_size = im->code_size;
     }
+    /* Lower than this no kernel decompresses itself, relocatable or not. */
     im->load = get(p, PREF_ADDRESS, 8);
-    if (p[RELOCATABLE_KERNEL] && im->load + im->init_size > v->low) {
-        uint64_t align = get(p, KERNEL_ALIGNMENT, 4);
-        if (!align || (align & (align - 1))) {
-            return fail(v, "%s: a kernel alignment of %#llx makes no sense: the file is damaged", f->name,
-                        (unsigned long long)align);
-        }
-        im->load = (GUEST_1M + align - 1) & ~(align - 1);
-    }
     if (im->load < GUEST_1M || im->load > v->low || im->init_size > v->low - im->load) {
         return fail(v, "%s: the kernel needs %llu MiB of RAM from %#llx, the guest has %llu MiB: use a larger --mem",
                     f->name, (unsigned long long)(im->init_size + 0xfffff) >> 20, (unsigned long long)im->load,
