@@ -30,6 +30,7 @@ struct fp_run {
     uint32_t host; /* the host's MXCSR, to be restored after `slow` */
     bool slow;
 #endif
+    uint32_t unmasked; /* exceptions that end an instruction of several steps */
     struct fp_env e;
 };
 
@@ -72,12 +73,14 @@ static NOINLINE void fp_begin_slow(struct cpu *c, struct fp_run *r, uint32_t hos
         v &= ~(uint32_t)MXCSR_FTZ;
     r->host = host;
     r->slow = true;
+    r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
     host_set_mxcsr(v);
 }
 INLINE void fp_begin(struct cpu *c, struct fp_run *r)
 {
     uint32_t host = host_mxcsr();
     r->slow = false;
+    r->unmasked = 0;
     if (unlikely((c->mxcsr & ~MXCSR_FLAGS) != MXCSR_DEFAULT))
         fp_begin_slow(c, r, host);
     else if (unlikely(host != c->mxcsr))
@@ -113,6 +116,16 @@ INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 res
     return fp_raise(c, o, r->e.flags, result, tiny);
 }
 #endif
+
+/* Has a step raised an unmasked exception? Then the later ones don't take place. */
+INLINE bool fp_stopped(const struct fp_run *r)
+{
+#if HOST_FP
+    return unlikely(r->unmasked) && (host_mxcsr() & r->unmasked);
+#else
+    return r->e.flags & r->unmasked;
+#endif
+}
 
 /* --- two operands into a vector register
  * -------------------------------------------------------------------------------------- */
@@ -160,9 +173,11 @@ INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 res
     }
 #define ARITH(PS, PD, SS, SD, op, tiny_)                                                                               \
     FP_OP(PS, sse, sse_ld128, tiny_ ? TINY_S4 : TINY_NO)                                                               \
-    HOST2(#op "ps") FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO) HOST2(#op "pd")                              \
-        FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) HOST2(#op "ss")                                            \
-            FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) HOST2(#op "sd")
+    HOST2(#op "ps")                                                                                                    \
+    FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
+    HOST2(#op "pd")                                                                                                    \
+    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) HOST2(#op "ss")                                                \
+        FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) HOST2(#op "sd")
 #else
 #define SOFT2(lane, from, count, bits, op)                                                                             \
     {                                                                                                                  \
@@ -173,9 +188,11 @@ INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 res
     }
 #define ARITH(PS, PD, SS, SD, op, tiny_)                                                                               \
     FP_OP(PS, sse, sse_ld128, tiny_ ? TINY_S4 : TINY_NO)                                                               \
-    SOFT2(d, 0, 4, 32, SOFT_##op) FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO) SOFT2(q, 0, 2, 64, SOFT_##op)  \
-        FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) SOFT2(d, 0, 1, 32, SOFT_##op)                              \
-            FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) SOFT2(q, 0, 1, 64, SOFT_##op)
+    SOFT2(d, 0, 4, 32, SOFT_##op)                                                                                      \
+    FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
+    SOFT2(q, 0, 2, 64, SOFT_##op)                                                                                      \
+    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) SOFT2(d, 0, 1, 32, SOFT_##op)                                  \
+        FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) SOFT2(q, 0, 1, 64, SOFT_##op)
 #define SOFT_add  FP_ADD
 #define SOFT_sub  FP_SUB
 #define SOFT_mul  FP_MUL
@@ -263,13 +280,19 @@ INLINE v128 lanes_q(v128 a, unsigned mask)
 FP_FN(DPPS)
 {
     u32x4 t = (u32x4)mulps4(run, lanes_d(a, imm >> 4 & 15), lanes_d(b, imm >> 4 & 15));
+    if (fp_stopped(run))
+        return a;
     u32x4 s = (u32x4)addps4(run, (v128)(u32x4){t[1], t[0], t[3], t[2]}, (v128)t);
+    if (fp_stopped(run))
+        return a;
     s = (u32x4)addps4(run, (v128)s, (v128)(u32x4){s[2], s[3], s[0], s[1]});
     return lanes_d((v128)s, imm & 15);
 }
 FP_FN(DPPD)
 {
     v128 t = mulpd2(run, lanes_q(a, imm >> 4 & 3), lanes_q(b, imm >> 4 & 3));
+    if (fp_stopped(run))
+        return a;
     t = addpd2(run, t, (v128){t[1], t[0]});
     return lanes_q(t, imm & 3);
 }
@@ -517,11 +540,11 @@ HANDLER(m_rr_CVTPI2PS)
     struct fp_run r;
     if (!sse_ok(c, o) || !mmx_ok(c, o))
         return false;
+    mmx_enter(c);
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PS(&r, v128_q(0, 0), v128_q(mm_get(c, o->r1), 0), 0);
     if (!fp_end(c, o, &r, v, TINY_NO))
         return false;
-    mmx_enter(c);
     c->v[o->r0].q[0] = (uint64_t)v[0];
     return true;
 }
@@ -543,11 +566,11 @@ HANDLER(m_rr_CVTPI2PD)
     struct fp_run r;
     if (!sse_ok(c, o) || !mmx_ok(c, o))
         return false;
+    mmx_enter(c);
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PD(&r, v128_q(0, 0), v128_q(mm_get(c, o->r1), 0), 0);
     if (!fp_end(c, o, &r, v, TINY_NO))
         return false;
-    mmx_enter(c);
     xmm_set(c, o->r0, v);
     return true;
 }
@@ -572,16 +595,16 @@ op_fn *sel_CVTPI2PD(const struct decoded *d, struct op *o)
 {
     return d->mem != DECODED_NO_MEM ? m_rm_CVTPI2PD : m_rr_CVTPI2PD;
 }
-/* To MMX. */
+/* To MMX. The x87 state is changed even if #XM follows. */
 #define TO_MMX(mn, via, load)                                                                                          \
     INLINE bool do_##mn(struct cpu *c, const struct op *o, v128 b)                                                     \
     {                                                                                                                  \
         struct fp_run r;                                                                                               \
+        mmx_enter(c);                                                                                                  \
         fp_begin(c, &r);                                                                                               \
         v128 v = n_##via(&r, v128_q(0, 0), b, 0);                                                                      \
         if (!fp_end(c, o, &r, v, TINY_NO))                                                                             \
             return false;                                                                                              \
-        mmx_enter(c);                                                                                                  \
         mm_set(c, o->r0, (uint64_t)v[0]);                                                                              \
         return true;                                                                                                   \
     }                                                                                                                  \

@@ -652,7 +652,7 @@ HANDLER(ffree)
     if (!x87_ok(c, o))
         return false;
     c->x87.tag &= (uint8_t) ~(1u << phys(c, o->r1));
-    note(c, o, false);
+    done(c, o, 0, 0);
     return true;
 }
 HANDLER(ffreep)
@@ -660,7 +660,7 @@ HANDLER(ffreep)
     if (!x87_ok(c, o))
         return false;
     c->x87.tag &= (uint8_t) ~(1u << phys(c, o->r1));
-    note(c, o, false);
+    done(c, o, 0, 0);
     pop(c);
     return true;
 }
