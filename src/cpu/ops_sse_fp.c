@@ -34,6 +34,8 @@ struct fp_run {
     struct fp_env e;
 };
 
+/* DEVIATION: with unmasked overflow or underflow PE says whether the result with an unbounded exponent is inexact; here it is set with
+ * every overflow and inexact underflow. */
 static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t flags, v128 result, enum tiny tiny)
 {
     uint32_t masks = c->mxcsr >> 7 & MXCSR_FLAGS;
