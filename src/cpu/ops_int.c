@@ -192,19 +192,21 @@ op_fn *select_lea(const struct decoded *d, struct op *o)
     HANDLER_REG(xchg_rr##S, U(S) a = R(S, o->r0); U(S) b = R(S, o->r1); W(S, o->r0, b); W(S, o->r1, a))                \
     static void xchg_mr##S(struct cpu *c, const struct op *o)                                                          \
     {                                                                                                                  \
-        uint64_t la;                                                                                                   \
-        U(S) m, r = R(S, o->r0);                                                                                       \
-        if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                       \
-            return;                                                                                                    \
-        uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                                 \
-        if (likely(h && host_atomic(la, S / 8))) {                                                                     \
-            do                                                                                                         \
-                m = load##S(h);                                                                                        \
-            while (unlikely(CAS(S, h, m, r) != m));                                                                    \
-        } else if (!op_rmw_slow(c, o, la, &m, S / 8) || !op_write_slow(c, o, la, &r, S / 8)) {                         \
-            return;                                                                                                    \
+        {                                                                                                              \
+            uint64_t la;                                                                                               \
+            U(S) m, r = R(S, o->r0);                                                                                   \
+            if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
+                return;                                                                                                \
+            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
+            if (likely(h && host_atomic(la, S / 8))) {                                                                 \
+                do                                                                                                     \
+                    m = load##S(h);                                                                                    \
+                while (unlikely(CAS(S, h, m, r) != m));                                                                \
+            } else if (!op_rmw_slow(c, o, la, &m, S / 8) || !op_write_slow(c, o, la, &r, S / 8)) {                     \
+                return;                                                                                                \
+            }                                                                                                          \
+            W(S, o->r0, m);                                                                                            \
         }                                                                                                              \
-        W(S, o->r0, m);                                                                                                \
         NEXT(c, o);                                                                                                    \
     }
 ALL_SIZES(DEFINE_XCHG, )
@@ -389,24 +391,26 @@ UNARY(not )
                 W(S, o->r0, r))                                                                                        \
     static void xadd_mr##S(struct cpu *c, const struct op *o)                                                          \
     {                                                                                                                  \
-        uint64_t la;                                                                                                   \
-        U(S) m, r, b = R(S, o->r0);                                                                                    \
-        if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                       \
-            return;                                                                                                    \
-        uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                                 \
-        if (likely(h && host_atomic(la, S / 8))) {                                                                     \
-            do                                                                                                         \
-                m = load##S(h);                                                                                        \
-            while (unlikely(CAS(S, h, m, (U(S))(m + b)) != m));                                                        \
-        } else {                                                                                                       \
-            if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                     \
+        {                                                                                                              \
+            uint64_t la;                                                                                               \
+            U(S) m, r, b = R(S, o->r0);                                                                                \
+            if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
                 return;                                                                                                \
-            r = (U(S))(m + b);                                                                                         \
-            if (!op_write_slow(c, o, la, &r, S / 8))                                                                   \
-                return;                                                                                                \
+            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
+            if (likely(h && host_atomic(la, S / 8))) {                                                                 \
+                do                                                                                                     \
+                    m = load##S(h);                                                                                    \
+                while (unlikely(CAS(S, h, m, (U(S))(m + b)) != m));                                                    \
+            } else {                                                                                                   \
+                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
+                    return;                                                                                            \
+                r = (U(S))(m + b);                                                                                     \
+                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
+                    return;                                                                                            \
+            }                                                                                                          \
+            calc_add##S(c, m, b);                                                                                      \
+            W(S, o->r0, m);                                                                                            \
         }                                                                                                              \
-        calc_add##S(c, m, b);                                                                                          \
-        W(S, o->r0, m);                                                                                                \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     /* The accumulator is written only when they differ, the destination only when they do not: a 32-bit register that \
@@ -422,22 +426,24 @@ UNARY(not )
     }                                                                                                                  \
     static void cmpxchg_mr##S(struct cpu *c, const struct op *o)                                                       \
     {                                                                                                                  \
-        uint64_t la;                                                                                                   \
-        U(S) m, r, acc = R(S, 8 * GPR_RAX), b = R(S, o->r0);                                                           \
-        if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                       \
-            return;                                                                                                    \
-        uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                                 \
-        if (likely(h && host_atomic(la, S / 8))) {                                                                     \
-            m = CAS(S, h, acc, b);                                                                                     \
-        } else { /* the destination is written in any case */                                                          \
-            if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                     \
+        {                                                                                                              \
+            uint64_t la;                                                                                               \
+            U(S) m, r, acc = R(S, 8 * GPR_RAX), b = R(S, o->r0);                                                       \
+            if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
                 return;                                                                                                \
-            r = m == acc ? b : m;                                                                                      \
-            if (!op_write_slow(c, o, la, &r, S / 8))                                                                   \
-                return;                                                                                                \
+            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
+            if (likely(h && host_atomic(la, S / 8))) {                                                                 \
+                m = CAS(S, h, acc, b);                                                                                 \
+            } else { /* the destination is written in any case */                                                      \
+                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
+                    return;                                                                                            \
+                r = m == acc ? b : m;                                                                                  \
+                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
+                    return;                                                                                            \
+            }                                                                                                          \
+            if (calc_sub##S(c, acc, m) != 0)                                                                           \
+                W(S, 8 * GPR_RAX, m);                                                                                  \
         }                                                                                                              \
-        if (calc_sub##S(c, acc, m) != 0)                                                                               \
-            W(S, 8 * GPR_RAX, m);                                                                                      \
         NEXT(c, o);                                                                                                    \
     }
 ALL_SIZES(DEFINE_XADD, )
@@ -454,25 +460,27 @@ op_fn *select_cmpxchg(const struct decoded *d, struct op *o)
 
 void op_cmpxchg8b(struct cpu *c, const struct op *o)
 {
-    uint64_t la, m, expect = c->gpr[GPR_RDX] << 32 | (uint32_t)c->gpr[GPR_RAX];
-    uint64_t b = c->gpr[GPR_RCX] << 32 | (uint32_t)c->gpr[GPR_RBX];
-    if (!op_la(c, o, 8, MMU_WRITE, &la))
-        return;
-    uint8_t *h = op_host(c, la, 8, MMU_WRITE);
-    if (likely(h && host_atomic(la, 8))) {
-        m = CAS(64, h, expect, b);
-    } else {
-        if (!op_rmw_slow(c, o, la, &m, 8))
+    {
+        uint64_t la, m, expect = c->gpr[GPR_RDX] << 32 | (uint32_t)c->gpr[GPR_RAX];
+        uint64_t b = c->gpr[GPR_RCX] << 32 | (uint32_t)c->gpr[GPR_RBX];
+        if (!op_la(c, o, 8, MMU_WRITE, &la))
             return;
-        uint64_t r = m == expect ? b : m;
-        if (!op_write_slow(c, o, la, &r, 8))
-            return;
+        uint8_t *h = op_host(c, la, 8, MMU_WRITE);
+        if (likely(h && host_atomic(la, 8))) {
+            m = CAS(64, h, expect, b);
+        } else {
+            if (!op_rmw_slow(c, o, la, &m, 8))
+                return;
+            uint64_t r = m == expect ? b : m;
+            if (!op_write_slow(c, o, la, &r, 8))
+                return;
+        }
+        if (m != expect) {
+            c->gpr[GPR_RAX] = (uint32_t)m;
+            c->gpr[GPR_RDX] = m >> 32;
+        }
+        flags_set_arith(c, (flags_arith(c) & ~(uint32_t)FLAG_ZF) | (m == expect ? FLAG_ZF : 0));
     }
-    if (m != expect) {
-        c->gpr[GPR_RAX] = (uint32_t)m;
-        c->gpr[GPR_RDX] = m >> 32;
-    }
-    flags_set_arith(c, (flags_arith(c) & ~(uint32_t)FLAG_ZF) | (m == expect ? FLAG_ZF : 0));
     NEXT(c, o);
 }
 
@@ -500,30 +508,32 @@ cas128(uint64_t *h, uint64_t expect[2], const uint64_t want[2])
 
 static void op_cmpxchg16b(struct cpu *c, const struct op *o)
 {
-    uint64_t la, m[2] = {c->gpr[GPR_RAX], c->gpr[GPR_RDX]}, want[2] = {c->gpr[GPR_RBX], c->gpr[GPR_RCX]};
-    bool equal;
-    if (!op_la(c, o, 16, MMU_WRITE, &la))
-        return;
-    if (la & 15) {
-        c->cur = o;
-        cpu_raise(c, EXC_GP, 0);
-        return;
-    }
-    uint8_t *h = op_host(c, la, 16, MMU_WRITE);
-    if (likely(h)) {
-        equal = cas128((uint64_t *)(void *)h, m, want);
-    } else {
-        if (!op_rmw_slow(c, o, la, m, 16))
+    {
+        uint64_t la, m[2] = {c->gpr[GPR_RAX], c->gpr[GPR_RDX]}, want[2] = {c->gpr[GPR_RBX], c->gpr[GPR_RCX]};
+        bool equal;
+        if (!op_la(c, o, 16, MMU_WRITE, &la))
             return;
-        equal = m[0] == c->gpr[GPR_RAX] && m[1] == c->gpr[GPR_RDX];
-        if (!op_write_slow(c, o, la, equal ? want : m, 16))
+        if (la & 15) {
+            c->cur = o;
+            cpu_raise(c, EXC_GP, 0);
             return;
+        }
+        uint8_t *h = op_host(c, la, 16, MMU_WRITE);
+        if (likely(h)) {
+            equal = cas128((uint64_t *)(void *)h, m, want);
+        } else {
+            if (!op_rmw_slow(c, o, la, m, 16))
+                return;
+            equal = m[0] == c->gpr[GPR_RAX] && m[1] == c->gpr[GPR_RDX];
+            if (!op_write_slow(c, o, la, equal ? want : m, 16))
+                return;
+        }
+        if (!equal) {
+            c->gpr[GPR_RAX] = m[0];
+            c->gpr[GPR_RDX] = m[1];
+        }
+        flags_set_arith(c, (flags_arith(c) & ~(uint32_t)FLAG_ZF) | (equal ? FLAG_ZF : 0));
     }
-    if (!equal) {
-        c->gpr[GPR_RAX] = m[0];
-        c->gpr[GPR_RDX] = m[1];
-    }
-    flags_set_arith(c, (flags_arith(c) & ~(uint32_t)FLAG_ZF) | (equal ? FLAG_ZF : 0));
     NEXT(c, o);
 }
 op_fn *select_cmpxchg16b(const struct decoded *d, struct op *o)

@@ -44,10 +44,12 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
 #define HANDLER_LOAD(S, name, BODY)                                                                                    \
     static NOINLINE void name##_slow(struct cpu *c, const struct op *o)                                                \
     {                                                                                                                  \
-        U(S) m;                                                                                                        \
-        if (!op_ld##S(c, o, &m))                                                                                       \
-            return;                                                                                                    \
-        BODY;                                                                                                          \
+        {                                                                                                              \
+            U(S) m;                                                                                                    \
+            if (!op_ld##S(c, o, &m))                                                                                   \
+                return;                                                                                                \
+            BODY;                                                                                                      \
+        }                                                                                                              \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
@@ -64,11 +66,13 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
 #define HANDLER_STORE(S, name, VALUE)                                                                                  \
     static NOINLINE void name##_slow(struct cpu *c, const struct op *o)                                                \
     {                                                                                                                  \
-        if (!op_st##S(c, o, (U(S))(VALUE)))                                                                            \
-            return;                                                                                                    \
-        /* A device may have answered with an event: it is taken now. */                                               \
-        if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED)))                                                \
-            END_NEXT(c, o);                                                                                            \
+        {                                                                                                              \
+            if (!op_st##S(c, o, (U(S))(VALUE)))                                                                        \
+                return;                                                                                                \
+            /* A device may have answered with an event: it is taken now. */                                           \
+            if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED)))                                            \
+                END_NEXT(c, o);                                                                                        \
+        }                                                                                                              \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
@@ -84,22 +88,24 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
 #define HANDLER_RMW(S, name, BODY)                                                                                     \
     static NOINLINE void name##_slow(struct cpu *c, const struct op *o)                                                \
     {                                                                                                                  \
-        uint64_t la;                                                                                                   \
-        U(S) m, r;                                                                                                     \
-        if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                       \
-            return;                                                                                                    \
-        uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                                 \
-        if (likely(h)) {                                                                                               \
-            m = load##S(h);                                                                                            \
-            BODY;                                                                                                      \
-            store##S(h, r);                                                                                            \
-            NEXT(c, o);                                                                                                \
+        {                                                                                                              \
+            uint64_t la;                                                                                               \
+            U(S) m, r;                                                                                                 \
+            if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
+                return;                                                                                                \
+            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
+            if (likely(h)) {                                                                                           \
+                m = load##S(h);                                                                                        \
+                BODY;                                                                                                  \
+                store##S(h, r);                                                                                        \
+            } else {                                                                                                   \
+                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
+                    return;                                                                                            \
+                BODY;                                                                                                  \
+                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
+                    return;                                                                                            \
+            }                                                                                                          \
         }                                                                                                              \
-        if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                         \
-            return;                                                                                                    \
-        BODY;                                                                                                          \
-        if (!op_write_slow(c, o, la, &r, S / 8))                                                                       \
-            return;                                                                                                    \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
@@ -130,25 +136,27 @@ INLINE bool host_atomic(uint64_t la, unsigned size)
 #define HANDLER_LOCKED(S, name, BODY)                                                                                  \
     static void name##_lock(struct cpu *c, const struct op *o)                                                         \
     {                                                                                                                  \
-        uint64_t la;                                                                                                   \
-        U(S) m, r;                                                                                                     \
-        if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                       \
-            return;                                                                                                    \
-        uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                                 \
-        if (likely(h && host_atomic(la, S / 8))) {                                                                     \
-            const uint64_t cv_before = c->lf_cv; /* ADC, SBB, INC, DEC take CF from it */                              \
-            do {                                                                                                       \
-                c->lf_cv = cv_before;                                                                                  \
-                m = load##S(h);                                                                                        \
+        {                                                                                                              \
+            uint64_t la;                                                                                               \
+            U(S) m, r;                                                                                                 \
+            if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
+                return;                                                                                                \
+            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
+            if (likely(h && host_atomic(la, S / 8))) {                                                                 \
+                const uint64_t cv_before = c->lf_cv; /* ADC, SBB, INC, DEC take CF from it */                          \
+                do {                                                                                                   \
+                    c->lf_cv = cv_before;                                                                              \
+                    m = load##S(h);                                                                                    \
+                    BODY;                                                                                              \
+                } while (unlikely(CAS(S, h, m, r) != m));                                                              \
+            } else {                                                                                                   \
+                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
+                    return;                                                                                            \
                 BODY;                                                                                                  \
-            } while (unlikely(CAS(S, h, m, r) != m));                                                                  \
-            NEXT(c, o);                                                                                                \
+                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
+                    return;                                                                                            \
+            }                                                                                                          \
         }                                                                                                              \
-        if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                         \
-            return;                                                                                                    \
-        BODY;                                                                                                          \
-        if (!op_write_slow(c, o, la, &r, S / 8))                                                                       \
-            return;                                                                                                    \
         NEXT(c, o);                                                                                                    \
     }
 

@@ -216,52 +216,58 @@ SHD(shrd)
 #define DEFINE_BT_FORM(S, NAME, CALC)                                                                                  \
     static void NAME##_rr##S(struct cpu *c, const struct op *o)                                                        \
     {                                                                                                                  \
-        U(S) m = R(S, o->r0), b = (U(S))((U(S))1 << (R(S, o->r1) & (S - 1)));                                          \
-        flags_set_cf(c, m &b);                                                                                         \
-        if (!KEEPS(CALC))                                                                                              \
-            W(S, o->r0, (U(S))CALC(m, b));                                                                             \
+        {                                                                                                              \
+            U(S) m = R(S, o->r0), b = (U(S))((U(S))1 << (R(S, o->r1) & (S - 1)));                                      \
+            flags_set_cf(c, m &b);                                                                                     \
+            if (!KEEPS(CALC))                                                                                          \
+                W(S, o->r0, (U(S))CALC(m, b));                                                                         \
+        }                                                                                                              \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void NAME##_ri##S(struct cpu *c, const struct op *o)                                                        \
     {                                                                                                                  \
-        U(S) m = R(S, o->r0), b = (U(S))((U(S))1 << (o->imm & (S - 1)));                                               \
-        flags_set_cf(c, m &b);                                                                                         \
-        if (!KEEPS(CALC))                                                                                              \
-            W(S, o->r0, (U(S))CALC(m, b));                                                                             \
+        {                                                                                                              \
+            U(S) m = R(S, o->r0), b = (U(S))((U(S))1 << (o->imm & (S - 1)));                                           \
+            flags_set_cf(c, m &b);                                                                                     \
+            if (!KEEPS(CALC))                                                                                          \
+                W(S, o->r0, (U(S))CALC(m, b));                                                                         \
+        }                                                                                                              \
         NEXT(c, o);                                                                                                    \
     }                                                                                                                  \
     static void NAME##_m##S(struct cpu *c, const struct op *o)                                                         \
     {                                                                                                                  \
-        bool imm = o->flags & OPF_AUX;                                                                                 \
-        int64_t n = imm ? (o->imm & (S - 1)) : (int64_t)SX(S, R(S, o->r0));                                            \
-        U(S) m, r, b = (U(S))((U(S))1 << (n & (S - 1)));                                                               \
-        uint64_t la, plus = (uint64_t)(n >> (S == 16 ? 4 : S == 32 ? 5 : 6)) * (S / 8);                                \
-        const bool keep = KEEPS(CALC);                                                                                 \
-        if (!op_la_plus(c, o, plus, S / 8, keep ? MMU_READ : MMU_WRITE, &la))                                          \
-            return;                                                                                                    \
-        if (keep) {                                                                                                    \
-            if (!op_load##S(c, o, la, &m))                                                                             \
+        {                                                                                                              \
+            bool imm = o->flags & OPF_AUX;                                                                             \
+            int64_t n = imm ? (o->imm & (S - 1)) : (int64_t)SX(S, R(S, o->r0));                                        \
+            U(S) m, r, b = (U(S))((U(S))1 << (n & (S - 1)));                                                           \
+            uint64_t la, plus = (uint64_t)(n >> (S == 16 ? 4 : S == 32 ? 5 : 6)) * (S / 8);                            \
+            const bool keep = KEEPS(CALC);                                                                             \
+            if (!op_la_plus(c, o, plus, S / 8, keep ? MMU_READ : MMU_WRITE, &la))                                      \
                 return;                                                                                                \
-        } else {                                                                                                       \
-            uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
-            if (likely(h && host_atomic(la, S / 8))) {                                                                 \
-                if (o->flags & OPF_LOCK) {                                                                             \
-                    do                                                                                                 \
-                        m = load##S(h);                                                                                \
-                    while (unlikely(CAS(S, h, m, (U(S))CALC(m, b)) != m));                                             \
-                } else {                                                                                               \
-                    m = load##S(h);                                                                                    \
-                    store##S(h, (U(S))CALC(m, b));                                                                     \
-                }                                                                                                      \
+            if (keep) {                                                                                                \
+                if (!op_load##S(c, o, la, &m))                                                                         \
+                    return;                                                                                            \
             } else {                                                                                                   \
-                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
-                    return;                                                                                            \
-                r = (U(S))CALC(m, b);                                                                                  \
-                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
-                    return;                                                                                            \
+                uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                         \
+                if (likely(h && host_atomic(la, S / 8))) {                                                             \
+                    if (o->flags & OPF_LOCK) {                                                                         \
+                        do                                                                                             \
+                            m = load##S(h);                                                                            \
+                        while (unlikely(CAS(S, h, m, (U(S))CALC(m, b)) != m));                                         \
+                    } else {                                                                                           \
+                        m = load##S(h);                                                                                \
+                        store##S(h, (U(S))CALC(m, b));                                                                 \
+                    }                                                                                                  \
+                } else {                                                                                               \
+                    if (!op_rmw_slow(c, o, la, &m, S / 8))                                                             \
+                        return;                                                                                        \
+                    r = (U(S))CALC(m, b);                                                                              \
+                    if (!op_write_slow(c, o, la, &r, S / 8))                                                           \
+                        return;                                                                                        \
+                }                                                                                                      \
             }                                                                                                          \
+            flags_set_cf(c, m &b);                                                                                     \
         }                                                                                                              \
-        flags_set_cf(c, m &b);                                                                                         \
         NEXT(c, o);                                                                                                    \
     }
 #define DEFINE_BT(NAME, CALC)                                                                                          \
@@ -475,73 +481,77 @@ static SELECT_SOURCE(imul2, WITH16) static SELECT_SOURCE(imul3, WITH16)
 }
 void op_mul(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!one_operand(c, o, &v))
-        return;
-    switch (o->size & 15) {
-    case 0: {
-        uint16_t r = (uint16_t)(R(8, 8 * GPR_RAX) * (unsigned)v);
-        W(16, 8 * GPR_RAX, r);
-        mul_flags(c, SX(8, r), r >> 8);
-        break;
-    }
-    case 1: {
-        uint32_t r = R(16, 8 * GPR_RAX) * (uint32_t)v;
-        W(16, 8 * GPR_RAX, (uint16_t)r);
-        W(16, 8 * GPR_RDX, (uint16_t)(r >> 16));
-        mul_flags(c, SX(16, r), r >> 16);
-        break;
-    }
-    case 2: {
-        uint64_t r = (uint64_t)R(32, 8 * GPR_RAX) * v;
-        W(32, 8 * GPR_RAX, (uint32_t)r);
-        W(32, 8 * GPR_RDX, (uint32_t)(r >> 32));
-        mul_flags(c, SX(32, r), r >> 32);
-        break;
-    }
-    default: {
-        __extension__ unsigned __int128 r = (unsigned __int128)c->gpr[GPR_RAX] * v;
-        c->gpr[GPR_RAX] = (uint64_t)r;
-        c->gpr[GPR_RDX] = (uint64_t)(r >> 64);
-        mul_flags(c, (uint64_t)r, (uint64_t)(r >> 64));
-        break;
-    }
+    {
+        uint64_t v;
+        if (!one_operand(c, o, &v))
+            return;
+        switch (o->size & 15) {
+        case 0: {
+            uint16_t r = (uint16_t)(R(8, 8 * GPR_RAX) * (unsigned)v);
+            W(16, 8 * GPR_RAX, r);
+            mul_flags(c, SX(8, r), r >> 8);
+            break;
+        }
+        case 1: {
+            uint32_t r = R(16, 8 * GPR_RAX) * (uint32_t)v;
+            W(16, 8 * GPR_RAX, (uint16_t)r);
+            W(16, 8 * GPR_RDX, (uint16_t)(r >> 16));
+            mul_flags(c, SX(16, r), r >> 16);
+            break;
+        }
+        case 2: {
+            uint64_t r = (uint64_t)R(32, 8 * GPR_RAX) * v;
+            W(32, 8 * GPR_RAX, (uint32_t)r);
+            W(32, 8 * GPR_RDX, (uint32_t)(r >> 32));
+            mul_flags(c, SX(32, r), r >> 32);
+            break;
+        }
+        default: {
+            __extension__ unsigned __int128 r = (unsigned __int128)c->gpr[GPR_RAX] * v;
+            c->gpr[GPR_RAX] = (uint64_t)r;
+            c->gpr[GPR_RDX] = (uint64_t)(r >> 64);
+            mul_flags(c, (uint64_t)r, (uint64_t)(r >> 64));
+            break;
+        }
+        }
     }
     NEXT(c, o);
 }
 static void imul1(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!one_operand(c, o, &v))
-        return;
-    switch (o->size & 15) {
-    case 0: {
-        int r = (int8_t)R(8, 8 * GPR_RAX) * (int8_t)v;
-        W(16, 8 * GPR_RAX, (uint16_t)r);
-        mul_flags(c, SX(8, r), r != (int8_t)r);
-        break;
-    }
-    case 1: {
-        int r = (int16_t)R(16, 8 * GPR_RAX) * (int16_t)v;
-        W(16, 8 * GPR_RAX, (uint16_t)r);
-        W(16, 8 * GPR_RDX, (uint16_t)((uint32_t)r >> 16));
-        mul_flags(c, SX(16, r), r != (int16_t)r);
-        break;
-    }
-    case 2: {
-        int64_t r = (int64_t)(int32_t)R(32, 8 * GPR_RAX) * (int32_t)v;
-        W(32, 8 * GPR_RAX, (uint32_t)r);
-        W(32, 8 * GPR_RDX, (uint32_t)((uint64_t)r >> 32));
-        mul_flags(c, SX(32, r), r != (int32_t)r);
-        break;
-    }
-    default: {
-        __extension__ __int128 r = (__int128)(int64_t)c->gpr[GPR_RAX] * (int64_t)v;
-        c->gpr[GPR_RAX] = (uint64_t)r;
-        c->gpr[GPR_RDX] = (uint64_t)(r >> 64);
-        mul_flags(c, (uint64_t)r, r != (int64_t)r);
-        break;
-    }
+    {
+        uint64_t v;
+        if (!one_operand(c, o, &v))
+            return;
+        switch (o->size & 15) {
+        case 0: {
+            int r = (int8_t)R(8, 8 * GPR_RAX) * (int8_t)v;
+            W(16, 8 * GPR_RAX, (uint16_t)r);
+            mul_flags(c, SX(8, r), r != (int8_t)r);
+            break;
+        }
+        case 1: {
+            int r = (int16_t)R(16, 8 * GPR_RAX) * (int16_t)v;
+            W(16, 8 * GPR_RAX, (uint16_t)r);
+            W(16, 8 * GPR_RDX, (uint16_t)((uint32_t)r >> 16));
+            mul_flags(c, SX(16, r), r != (int16_t)r);
+            break;
+        }
+        case 2: {
+            int64_t r = (int64_t)(int32_t)R(32, 8 * GPR_RAX) * (int32_t)v;
+            W(32, 8 * GPR_RAX, (uint32_t)r);
+            W(32, 8 * GPR_RDX, (uint32_t)((uint64_t)r >> 32));
+            mul_flags(c, SX(32, r), r != (int32_t)r);
+            break;
+        }
+        default: {
+            __extension__ __int128 r = (__int128)(int64_t)c->gpr[GPR_RAX] * (int64_t)v;
+            c->gpr[GPR_RAX] = (uint64_t)r;
+            c->gpr[GPR_RDX] = (uint64_t)(r >> 64);
+            mul_flags(c, (uint64_t)r, r != (int64_t)r);
+            break;
+        }
+        }
     }
     NEXT(c, o);
 }
@@ -564,99 +574,103 @@ static void divide_error(struct cpu *c, const struct op *o)
 }
 void op_div(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!one_operand(c, o, &v))
-        return;
-    if (!v)
-        return divide_error(c, o);
-    switch (o->size & 15) {
-    case 0: {
-        unsigned n = R(16, 8 * GPR_RAX), q = n / (unsigned)v;
-        if (q >> 8)
+    {
+        uint64_t v;
+        if (!one_operand(c, o, &v))
+            return;
+        if (!v)
             return divide_error(c, o);
-        W(16, 8 * GPR_RAX, (uint16_t)(q | n % (unsigned)v << 8));
-        break;
-    }
-    case 1: {
-        uint32_t n = (uint32_t)R(16, 8 * GPR_RDX) << 16 | R(16, 8 * GPR_RAX), q = n / (uint32_t)v;
-        if (q >> 16)
-            return divide_error(c, o);
-        W(16, 8 * GPR_RAX, (uint16_t)q);
-        W(16, 8 * GPR_RDX, (uint16_t)(n % (uint32_t)v));
-        break;
-    }
-    case 2: {
-        uint64_t n = (uint64_t)R(32, 8 * GPR_RDX) << 32 | R(32, 8 * GPR_RAX), q = n / v;
-        if (q >> 32)
-            return divide_error(c, o);
-        W(32, 8 * GPR_RAX, (uint32_t)q);
-        W(32, 8 * GPR_RDX, (uint32_t)(n % v));
-        break;
-    }
-    default: {
-        if (c->gpr[GPR_RDX] >= v)
-            return divide_error(c, o);
-        __extension__ unsigned __int128 n = (unsigned __int128)c->gpr[GPR_RDX] << 64 | c->gpr[GPR_RAX];
-        if (!c->gpr[GPR_RDX]) {
-            uint64_t a = c->gpr[GPR_RAX];
-            c->gpr[GPR_RAX] = a / v;
-            c->gpr[GPR_RDX] = a % v;
-        } else {
-            c->gpr[GPR_RAX] = (uint64_t)(n / v);
-            c->gpr[GPR_RDX] = (uint64_t)(n % v);
+        switch (o->size & 15) {
+        case 0: {
+            unsigned n = R(16, 8 * GPR_RAX), q = n / (unsigned)v;
+            if (q >> 8)
+                return divide_error(c, o);
+            W(16, 8 * GPR_RAX, (uint16_t)(q | n % (unsigned)v << 8));
+            break;
         }
-        break;
-    }
+        case 1: {
+            uint32_t n = (uint32_t)R(16, 8 * GPR_RDX) << 16 | R(16, 8 * GPR_RAX), q = n / (uint32_t)v;
+            if (q >> 16)
+                return divide_error(c, o);
+            W(16, 8 * GPR_RAX, (uint16_t)q);
+            W(16, 8 * GPR_RDX, (uint16_t)(n % (uint32_t)v));
+            break;
+        }
+        case 2: {
+            uint64_t n = (uint64_t)R(32, 8 * GPR_RDX) << 32 | R(32, 8 * GPR_RAX), q = n / v;
+            if (q >> 32)
+                return divide_error(c, o);
+            W(32, 8 * GPR_RAX, (uint32_t)q);
+            W(32, 8 * GPR_RDX, (uint32_t)(n % v));
+            break;
+        }
+        default: {
+            if (c->gpr[GPR_RDX] >= v)
+                return divide_error(c, o);
+            __extension__ unsigned __int128 n = (unsigned __int128)c->gpr[GPR_RDX] << 64 | c->gpr[GPR_RAX];
+            if (!c->gpr[GPR_RDX]) {
+                uint64_t a = c->gpr[GPR_RAX];
+                c->gpr[GPR_RAX] = a / v;
+                c->gpr[GPR_RDX] = a % v;
+            } else {
+                c->gpr[GPR_RAX] = (uint64_t)(n / v);
+                c->gpr[GPR_RDX] = (uint64_t)(n % v);
+            }
+            break;
+        }
+        }
     }
     NEXT(c, o);
 }
 void op_idiv(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!one_operand(c, o, &v))
-        return;
-    switch (o->size & 15) {
-    case 0: {
-        int n = (int16_t)R(16, 8 * GPR_RAX), s = (int8_t)v;
-        if (!s || n / s != (int8_t)(n / s))
-            return divide_error(c, o);
-        W(16, 8 * GPR_RAX, (uint16_t)((uint8_t)(n / s) | (n % s & 0xff) << 8));
-        break;
-    }
-    case 1: {
-        int64_t n = (int32_t)((uint32_t)R(16, 8 * GPR_RDX) << 16 | R(16, 8 * GPR_RAX)), s = (int16_t)v;
-        if (!s || n / s != (int16_t)(n / s))
-            return divide_error(c, o);
-        W(16, 8 * GPR_RAX, (uint16_t)(n / s));
-        W(16, 8 * GPR_RDX, (uint16_t)(n % s));
-        break;
-    }
-    case 2: {
-        int64_t n = (int64_t)((uint64_t)R(32, 8 * GPR_RDX) << 32 | R(32, 8 * GPR_RAX)), s = (int32_t)v;
-        if (!s || (s == -1 && n == INT64_MIN) || n / s != (int32_t)(n / s))
-            return divide_error(c, o);
-        W(32, 8 * GPR_RAX, (uint32_t)(n / s));
-        W(32, 8 * GPR_RDX, (uint32_t)(n % s));
-        break;
-    }
-    default: {
-        /* By magnitudes: a quotient of 64 bits and a sign. */
-        if (!v)
-            return divide_error(c, o);
-        __extension__ unsigned __int128 n = (unsigned __int128)c->gpr[GPR_RDX] << 64 | c->gpr[GPR_RAX];
-        bool nneg = c->gpr[GPR_RDX] >> 63, sneg = v >> 63;
-        if (nneg)
-            n = -n;
-        uint64_t s = sneg ? -v : v;
-        if ((uint64_t)(n >> 64) >= s)
-            return divide_error(c, o);
-        uint64_t q = (uint64_t)(n / s), r = (uint64_t)(n % s);
-        if (q > (uint64_t)INT64_MAX + (nneg != sneg))
-            return divide_error(c, o);
-        c->gpr[GPR_RAX] = nneg != sneg ? -q : q;
-        c->gpr[GPR_RDX] = nneg ? -r : r;
-        break;
-    }
+    {
+        uint64_t v;
+        if (!one_operand(c, o, &v))
+            return;
+        switch (o->size & 15) {
+        case 0: {
+            int n = (int16_t)R(16, 8 * GPR_RAX), s = (int8_t)v;
+            if (!s || n / s != (int8_t)(n / s))
+                return divide_error(c, o);
+            W(16, 8 * GPR_RAX, (uint16_t)((uint8_t)(n / s) | (n % s & 0xff) << 8));
+            break;
+        }
+        case 1: {
+            int64_t n = (int32_t)((uint32_t)R(16, 8 * GPR_RDX) << 16 | R(16, 8 * GPR_RAX)), s = (int16_t)v;
+            if (!s || n / s != (int16_t)(n / s))
+                return divide_error(c, o);
+            W(16, 8 * GPR_RAX, (uint16_t)(n / s));
+            W(16, 8 * GPR_RDX, (uint16_t)(n % s));
+            break;
+        }
+        case 2: {
+            int64_t n = (int64_t)((uint64_t)R(32, 8 * GPR_RDX) << 32 | R(32, 8 * GPR_RAX)), s = (int32_t)v;
+            if (!s || (s == -1 && n == INT64_MIN) || n / s != (int32_t)(n / s))
+                return divide_error(c, o);
+            W(32, 8 * GPR_RAX, (uint32_t)(n / s));
+            W(32, 8 * GPR_RDX, (uint32_t)(n % s));
+            break;
+        }
+        default: {
+            /* By magnitudes: a quotient of 64 bits and a sign. */
+            if (!v)
+                return divide_error(c, o);
+            __extension__ unsigned __int128 n = (unsigned __int128)c->gpr[GPR_RDX] << 64 | c->gpr[GPR_RAX];
+            bool nneg = c->gpr[GPR_RDX] >> 63, sneg = v >> 63;
+            if (nneg)
+                n = -n;
+            uint64_t s = sneg ? -v : v;
+            if ((uint64_t)(n >> 64) >= s)
+                return divide_error(c, o);
+            uint64_t q = (uint64_t)(n / s), r = (uint64_t)(n % s);
+            if (q > (uint64_t)INT64_MAX + (nneg != sneg))
+                return divide_error(c, o);
+            c->gpr[GPR_RAX] = nneg != sneg ? -q : q;
+            c->gpr[GPR_RDX] = nneg ? -r : r;
+            break;
+        }
+        }
     }
     NEXT(c, o);
 }

@@ -126,9 +126,11 @@ static bool load_sized(struct cpu *c, const struct op *o, unsigned size, uint64_
 }
 static void push_m(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!load_sized(c, o, op_size(o), &v) || !sp_push(c, o, v, op_size(o)))
-        return;
+    {
+        uint64_t v;
+        if (!load_sized(c, o, op_size(o), &v) || !sp_push(c, o, v, op_size(o)))
+            return;
+    }
     NEXT(c, o);
 }
 op_fn *select_push(const struct decoded *d, struct op *o)
@@ -144,10 +146,12 @@ op_fn *select_push(const struct decoded *d, struct op *o)
 
 static NOINLINE void pop_r(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    if (!sp_pop(c, o, &v, op_size(o)))
-        return;
-    reg_write(c, o->r0, v, op_size(o)); /* POP SP: the value, not the increment */
+    {
+        uint64_t v;
+        if (!sp_pop(c, o, &v, op_size(o)))
+            return;
+        reg_write(c, o->r0, v, op_size(o)); /* POP SP: the value, not the increment */
+    }
     NEXT(c, o);
 }
 static void pop_r64_fast(struct cpu *c, const struct op *o)
@@ -163,31 +167,35 @@ static void pop_r64_fast(struct cpu *c, const struct op *o)
 /* The destination's address is computed after the increment; a fault of the store leaves RSP as it was. */
 static void pop_m(struct cpu *c, const struct op *o)
 {
-    uint64_t v, sp = c->gpr[GPR_RSP];
-    unsigned size = op_size(o);
-    if (!sp_pop(c, o, &v, size))
-        return;
-    if (!(size == 2 ? op_st16(c, o, (uint16_t)v) : size == 4 ? op_st32(c, o, (uint32_t)v) : op_st64(c, o, v))) {
-        c->gpr[GPR_RSP] = sp;
-        return;
+    {
+        uint64_t v, sp = c->gpr[GPR_RSP];
+        unsigned size = op_size(o);
+        if (!sp_pop(c, o, &v, size))
+            return;
+        if (!(size == 2 ? op_st16(c, o, (uint16_t)v) : size == 4 ? op_st32(c, o, (uint32_t)v) : op_st64(c, o, v))) {
+            c->gpr[GPR_RSP] = sp;
+            return;
+        }
     }
     NEXT(c, o);
 }
 static void pop_sreg(struct cpu *c, const struct op *o)
 {
-    uint64_t v;
-    /* The new SS has its own idea of the stack's width; the increment is by the old one's, as the pop was. */
-    if (!sp_load(c, o, c->gpr[GPR_RSP], &v, op_size(o)))
-        return;
-    uint64_t sp = c->gpr[GPR_RSP];
-    sp_set(c, sp + op_size(o));
-    c->cur = o;
-    if (!cpu_load_seg(c, o->r0, (uint16_t)v)) {
-        c->gpr[GPR_RSP] = sp;
-        return;
+    {
+        uint64_t v;
+        /* The new SS has its own idea of the stack's width; the increment is by the old one's, as the pop was. */
+        if (!sp_load(c, o, c->gpr[GPR_RSP], &v, op_size(o)))
+            return;
+        uint64_t sp = c->gpr[GPR_RSP];
+        sp_set(c, sp + op_size(o));
+        c->cur = o;
+        if (!cpu_load_seg(c, o->r0, (uint16_t)v)) {
+            c->gpr[GPR_RSP] = sp;
+            return;
+        }
+        if (o->r0 == SEG_SS)
+            cpu_set_shadow(c, true);
     }
-    if (o->r0 == SEG_SS)
-        cpu_set_shadow(c, true);
     END_NEXT(c, o);
 }
 op_fn *select_pop(const struct decoded *d, struct op *o)
@@ -220,14 +228,16 @@ void op_pushad(struct cpu *c, const struct op *o)
 }
 static void op_popa(struct cpu *c, const struct op *o, unsigned size)
 {
-    uint64_t sp = c->gpr[GPR_RSP], v;
-    for (unsigned i = 0; i < 8; i++) { /* a fault leaves those that are popped, and the stack pointer as it was */
-        if (!sp_load(c, o, sp + i * size, &v, size))
-            return;
-        if (7 - i != GPR_RSP)
-            reg_write(c, 8 * (7 - i), v, size);
+    {
+        uint64_t sp = c->gpr[GPR_RSP], v;
+        for (unsigned i = 0; i < 8; i++) { /* a fault leaves those that are popped, and the stack pointer as it was */
+            if (!sp_load(c, o, sp + i * size, &v, size))
+                return;
+            if (7 - i != GPR_RSP)
+                reg_write(c, 8 * (7 - i), v, size);
+        }
+        sp_set(c, sp + 8 * size);
     }
-    sp_set(c, sp + 8 * size);
     NEXT(c, o);
 }
 void op_popaw(struct cpu *c, const struct op *o)
@@ -242,52 +252,56 @@ void op_popad(struct cpu *c, const struct op *o)
 /* SDM volume 2A, "ENTER": the level is modulo 32. A probe at the end faults as the write by the new frame would. */
 void op_enter(struct cpu *c, const struct op *o)
 {
-    unsigned size = op_size(o), level = (unsigned)o->disp & 31;
-    uint64_t alloc = (uint16_t)o->imm, sp = c->gpr[GPR_RSP], bp = c->gpr[GPR_RBP];
-    uint64_t at = sp - size, frame = at;
-    if (!sp_store(c, o, at, bp, size))
-        return;
-    for (unsigned i = 1; i < level; i++) {
-        uint64_t v;
-        at -= size;
-        if (!sp_load(c, o, bp - i * size, &v, size) || !sp_store(c, o, at, v, size))
+    {
+        unsigned size = op_size(o), level = (unsigned)o->disp & 31;
+        uint64_t alloc = (uint16_t)o->imm, sp = c->gpr[GPR_RSP], bp = c->gpr[GPR_RBP];
+        uint64_t at = sp - size, frame = at;
+        if (!sp_store(c, o, at, bp, size))
             return;
-    }
-    if (level) {
-        at -= size;
-        if (!sp_store(c, o, at, frame, size))
+        for (unsigned i = 1; i < level; i++) {
+            uint64_t v;
+            at -= size;
+            if (!sp_load(c, o, bp - i * size, &v, size) || !sp_store(c, o, at, v, size))
+                return;
+        }
+        if (level) {
+            at -= size;
+            if (!sp_store(c, o, at, frame, size))
+                return;
+        }
+        at -= alloc;
+        uint64_t la;
+        c->cur = o;
+        if (c->mode == MODE_64)
+            la = at;
+        else if (!cpu_seg_la(c, SEG_SS, at & sp_mask(c), size, MMU_WRITE, &la))
             return;
+        if (!op_host(c, la, 1, MMU_WRITE)) {
+            uint8_t dummy[8];
+            if (!op_rmw_slow(c, o, la, dummy, size))
+                return;
+        }
+        sp_set(c, at);
+        /* The frame pointer takes as many bits as a stack pointer has. */
+        if (size == 2)
+            W(16, 8 * GPR_RBP, (uint16_t)frame);
+        else if (c->stack_size == 2)
+            W(32, 8 * GPR_RBP, (uint32_t)((bp & ~0xffffull) | (frame & 0xffff)));
+        else
+            reg_write(c, 8 * GPR_RBP, frame, size);
     }
-    at -= alloc;
-    uint64_t la;
-    c->cur = o;
-    if (c->mode == MODE_64)
-        la = at;
-    else if (!cpu_seg_la(c, SEG_SS, at & sp_mask(c), size, MMU_WRITE, &la))
-        return;
-    if (!op_host(c, la, 1, MMU_WRITE)) {
-        uint8_t dummy[8];
-        if (!op_rmw_slow(c, o, la, dummy, size))
-            return;
-    }
-    sp_set(c, at);
-    /* The frame pointer takes as many bits as a stack pointer has. */
-    if (size == 2)
-        W(16, 8 * GPR_RBP, (uint16_t)frame);
-    else if (c->stack_size == 2)
-        W(32, 8 * GPR_RBP, (uint32_t)((bp & ~0xffffull) | (frame & 0xffff)));
-    else
-        reg_write(c, 8 * GPR_RBP, frame, size);
     NEXT(c, o);
 }
 void op_leave(struct cpu *c, const struct op *o)
 {
-    unsigned size = op_size(o);
-    uint64_t bp = c->gpr[GPR_RBP], v;
-    if (!sp_load(c, o, bp, &v, size))
-        return;
-    sp_set(c, bp + size);
-    reg_write(c, 8 * GPR_RBP, v, size);
+    {
+        unsigned size = op_size(o);
+        uint64_t bp = c->gpr[GPR_RBP], v;
+        if (!sp_load(c, o, bp, &v, size))
+            return;
+        sp_set(c, bp + size);
+        reg_write(c, 8 * GPR_RBP, v, size);
+    }
     NEXT(c, o);
 }
 
@@ -319,35 +333,43 @@ static void jmp_rel_fast(struct cpu *c, const struct op *o)
 }
 static void jmp_rel(struct cpu *c, const struct op *o)
 {
-    uint64_t target = c->gpr[GPR_BLOCK] + (uint64_t)o->disp;
-    if (!branch_check(c, o, &target))
-        return;
-    c->rip = target;
+    {
+        uint64_t target = c->gpr[GPR_BLOCK] + (uint64_t)o->disp;
+        if (!branch_check(c, o, &target))
+            return;
+        c->rip = target;
+    }
     END(c, o);
 }
 static void jmp_r_fast(struct cpu *c, const struct op *o)
 {
-    uint64_t target = R(64, o->r0);
-    if (unlikely(!canonical(c, target)))
-        return (void)branch_check(c, o, &target);
-    c->rip = target;
-    c->icount += o->n + 1u;
+    {
+        uint64_t target = R(64, o->r0);
+        if (unlikely(!canonical(c, target)))
+            return (void)branch_check(c, o, &target);
+        c->rip = target;
+        c->icount += o->n + 1u;
+    }
     GO_ON(c);
 }
 static void jmp_r(struct cpu *c, const struct op *o)
 {
-    uint64_t target = reg_value(c, o->r0, op_size(o));
-    if (!branch_check(c, o, &target))
-        return;
-    c->rip = target;
+    {
+        uint64_t target = reg_value(c, o->r0, op_size(o));
+        if (!branch_check(c, o, &target))
+            return;
+        c->rip = target;
+    }
     END(c, o);
 }
 static NOINLINE void jmp_m(struct cpu *c, const struct op *o)
 {
-    uint64_t target;
-    if (!load_sized(c, o, op_size(o), &target) || !branch_check(c, o, &target))
-        return;
-    c->rip = target;
+    {
+        uint64_t target;
+        if (!load_sized(c, o, op_size(o), &target) || !branch_check(c, o, &target))
+            return;
+        c->rip = target;
+    }
     END(c, o);
 }
 static void jmp_m_fast(struct cpu *c, const struct op *o)
@@ -380,18 +402,22 @@ static bool far_operand(struct cpu *c, const struct op *o, uint16_t *sel, uint64
 }
 static void jmp_far(struct cpu *c, const struct op *o)
 {
-    uint16_t sel;
-    uint64_t offset;
-    if (!far_operand(c, o, &sel, &offset) || !cpu_far_jump(c, sel, offset, op_size(o)))
-        return;
+    {
+        uint16_t sel;
+        uint64_t offset;
+        if (!far_operand(c, o, &sel, &offset) || !cpu_far_jump(c, sel, offset, op_size(o)))
+            return;
+    }
     END(c, o);
 }
 static void call_far(struct cpu *c, const struct op *o)
 {
-    uint16_t sel;
-    uint64_t offset;
-    if (!far_operand(c, o, &sel, &offset) || !cpu_far_call(c, sel, offset, op_size(o)))
-        return;
+    {
+        uint16_t sel;
+        uint64_t offset;
+        if (!far_operand(c, o, &sel, &offset) || !cpu_far_call(c, sel, offset, op_size(o)))
+            return;
+    }
     END(c, o);
 }
 static void ret_far(struct cpu *c, const struct op *o)
@@ -485,11 +511,13 @@ op_fn *select_call(const struct decoded *d, struct op *o)
 
 static NOINLINE void ret(struct cpu *c, const struct op *o)
 {
-    uint64_t target, size = op_size(o);
-    if (!sp_load(c, o, c->gpr[GPR_RSP], &target, (unsigned)size) || !branch_check(c, o, &target))
-        return;
-    sp_set(c, c->gpr[GPR_RSP] + size + (uint16_t)o->imm);
-    c->rip = target;
+    {
+        uint64_t target, size = op_size(o);
+        if (!sp_load(c, o, c->gpr[GPR_RSP], &target, (unsigned)size) || !branch_check(c, o, &target))
+            return;
+        sp_set(c, c->gpr[GPR_RSP] + size + (uint16_t)o->imm);
+        c->rip = target;
+    }
     END(c, o);
 }
 static void ret_fast(struct cpu *c, const struct op *o)

@@ -43,44 +43,48 @@ DEFINE_LOAD_FAR(lss, SEG_SS)
 /* The bounds are two accesses. */
 void op_bound(struct cpu *c, const struct op *o)
 {
-    int64_t bound[2], v = op_size(o) == 2 ? (int16_t)R(16, o->r0) : (int32_t)R(32, o->r0);
-    for (unsigned i = 0; i < 2; i++) {
-        uint64_t la;
-        uint16_t b16;
-        uint32_t b32;
-        if (!op_la_plus(c, o, i * op_size(o), op_size(o), MMU_READ, &la))
-            return;
-        if (op_size(o) == 2) {
-            if (!op_load16(c, o, la, &b16))
+    {
+        int64_t bound[2], v = op_size(o) == 2 ? (int16_t)R(16, o->r0) : (int32_t)R(32, o->r0);
+        for (unsigned i = 0; i < 2; i++) {
+            uint64_t la;
+            uint16_t b16;
+            uint32_t b32;
+            if (!op_la_plus(c, o, i * op_size(o), op_size(o), MMU_READ, &la))
                 return;
-            bound[i] = (int16_t)b16;
-        } else {
-            if (!op_load32(c, o, la, &b32))
-                return;
-            bound[i] = (int32_t)b32;
+            if (op_size(o) == 2) {
+                if (!op_load16(c, o, la, &b16))
+                    return;
+                bound[i] = (int16_t)b16;
+            } else {
+                if (!op_load32(c, o, la, &b32))
+                    return;
+                bound[i] = (int32_t)b32;
+            }
         }
-    }
-    if (v < bound[0] || v > bound[1]) {
-        c->cur = o;
-        cpu_raise(c, EXC_BR, 0);
-        return;
+        if (v < bound[0] || v > bound[1]) {
+            c->cur = o;
+            cpu_raise(c, EXC_BR, 0);
+            return;
+        }
     }
     NEXT(c, o);
 }
 
 void op_xlat(struct cpu *c, const struct op *o)
 {
-    uint64_t la, offset = c->gpr[GPR_RBX] + R(8, 8 * GPR_RAX);
-    uint8_t v;
-    if (is_legacy(o)) {
-        if (!op_legacy_la(c, o, offset, 1, MMU_READ, &la))
+    {
+        uint64_t la, offset = c->gpr[GPR_RBX] + R(8, 8 * GPR_RAX);
+        uint8_t v;
+        if (is_legacy(o)) {
+            if (!op_legacy_la(c, o, offset, 1, MMU_READ, &la))
+                return;
+        } else {
+            la = offset + c->seg_base64[o->seg];
+        }
+        if (!op_load8(c, o, la, &v))
             return;
-    } else {
-        la = offset + c->seg_base64[o->seg];
+        W(8, 8 * GPR_RAX, v);
     }
-    if (!op_load8(c, o, la, &v))
-        return;
-    W(8, 8 * GPR_RAX, v);
     NEXT(c, o);
 }
 
@@ -192,43 +196,49 @@ void op_serialize(struct cpu *c, const struct op *o)
 /* CLFLUSH, CLFLUSHOPT, CLWB: checked as a byte load. */
 void op_cache_line(struct cpu *c, const struct op *o)
 {
-    uint64_t la;
-    uint8_t v;
-    if (!op_la(c, o, 1, MMU_READ, &la) || !op_load8(c, o, la, &v))
-        return;
+    {
+        uint64_t la;
+        uint8_t v;
+        if (!op_la(c, o, 1, MMU_READ, &la) || !op_load8(c, o, la, &v))
+            return;
+    }
     NEXT(c, o);
 }
 
 /* MOVDIR64B: the destination is an offset in ES. */
 void op_movdir64b(struct cpu *c, const struct op *o)
 {
-    uint8_t buf[64];
-    uint64_t la = R(64, o->r0) & op_amask(o);
-    if (!op_ld_n(c, o, buf, 64, 0))
-        return;
-    c->cur = o;
-    if (c->mode != MODE_64 && !cpu_seg_la(c, SEG_ES, la, 64, MMU_WRITE, &la))
-        return;
-    if (la & 63) {
-        cpu_raise(c, EXC_GP, 0);
-        return;
+    {
+        uint8_t buf[64];
+        uint64_t la = R(64, o->r0) & op_amask(o);
+        if (!op_ld_n(c, o, buf, 64, 0))
+            return;
+        c->cur = o;
+        if (c->mode != MODE_64 && !cpu_seg_la(c, SEG_ES, la, 64, MMU_WRITE, &la))
+            return;
+        if (la & 63) {
+            cpu_raise(c, EXC_GP, 0);
+            return;
+        }
+        if (!op_write_slow(c, o, la, buf, 64))
+            return;
     }
-    if (!op_write_slow(c, o, la, buf, 64))
-        return;
     NEXT(c, o);
 }
 /* CLZERO (AMD): the cache line that holds rAX's address. */
 void op_clzero(struct cpu *c, const struct op *o)
 {
-    static const uint8_t zero[64];
-    uint64_t la, offset = R(64, 8 * GPR_RAX) & op_amask(o) & ~63ull;
-    if (is_legacy(o)) {
-        if (!op_legacy_la(c, o, offset, 64, MMU_WRITE, &la))
+    {
+        static const uint8_t zero[64];
+        uint64_t la, offset = R(64, 8 * GPR_RAX) & op_amask(o) & ~63ull;
+        if (is_legacy(o)) {
+            if (!op_legacy_la(c, o, offset, 64, MMU_WRITE, &la))
+                return;
+        } else {
+            la = offset + c->seg_base64[o->seg];
+        }
+        if (!op_write_slow(c, o, la & ~63ull, zero, 64))
             return;
-    } else {
-        la = offset + c->seg_base64[o->seg];
     }
-    if (!op_write_slow(c, o, la & ~63ull, zero, 64))
-        return;
     NEXT(c, o);
 }

@@ -109,6 +109,10 @@ static void run_one(struct cpu *c, bool hold)
     c->cur = NULL;
 }
 
+/* Blocks go on to blocks for so many instructions. A handler whose call of the next one is not a tail call adds a frame
+ * each time. */
+#define CHAIN_MAX 512u
+
 INLINE uint32_t attention(const struct cpu *c)
 {
     return __atomic_load_n(&c->attention, __ATOMIC_ACQUIRE);
@@ -150,7 +154,8 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
             run_one(c, false);
             continue;
         }
-        c->horizon = MIN(c->deadline, near_end);
+        /* ORDER: what was read of the deadline is refreshed by whoever changes it (cpu_update_deadline). */
+        c->horizon = MIN(MIN(c->deadline, near_end), c->icount + CHAIN_MAX);
         struct block *b = code_lookup(c);
         if (unlikely(!b)) {
             b = code_find(c, false);
