@@ -155,7 +155,8 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
             continue;
         }
         /* ORDER: what was read of the deadline is refreshed by whoever changes it (cpu_update_deadline). */
-        c->horizon = MIN(MIN(c->deadline, near_end), c->icount + CHAIN_MAX);
+        c->horizon = MIN(c->deadline, near_end);
+        c->horizon = MIN(c->horizon, c->icount + CHAIN_MAX);
         struct block *b = code_lookup(c);
         if (unlikely(!b)) {
             b = code_find(c, false);
