@@ -120,7 +120,7 @@ static bool place_find(struct cpu *c, la_t la, unsigned access, struct place *p)
         struct mmu_regs regs;
         struct mmu_result r;
         struct mmu_fault f;
-        struct tlb_grant g;
+        struct tlb_grant g = {0};
         cpu_mmu_regs(c, &regs);
         if (mmu_translate(c->mem, &regs, second_of(c), la, access, &r, &f) != MMU_OK)
             return raise_walk_fault(c, &f, la, access);

@@ -121,8 +121,23 @@ void vmenter_vmrun(size_t vmcb_pa, struct vmenter_regs *regs)
 
 enum { ENTRY_VMLAUNCH, ENTRY_VMRESUME, ENTRY_VMRUN };
 
-/* The frames between here and HOST_RSP are left without a return: tells AddressSanitizer, where it is linked. */
+/* The frames between here and HOST_RSP are left without a return: tells AddressSanitizer, where it is linked and this
+ * is the thread's own stack. */
 void __asan_handle_no_return(void) __attribute__((weak));
+
+static COLD void frames_end(void)
+{
+    pthread_attr_t attr;
+    void *base;
+    size_t size;
+    if (pthread_getattr_np(pthread_self(), &attr))
+        return;
+    if (!pthread_attr_getstack(&attr, &base, &size) &&
+        (uint8_t *)__builtin_frame_address(0) - (uint8_t *)base < (ptrdiff_t)size &&
+        (uint8_t *)__builtin_frame_address(0) >= (uint8_t *)base)
+        __asan_handle_no_return();
+    pthread_attr_destroy(&attr);
+}
 
 struct binding *hosted_entry_begin(unsigned which);
 enum hosted_outcome hosted_enter(struct binding *b, const uint64_t *block, unsigned which);
@@ -131,7 +146,7 @@ struct binding *hosted_entry_begin(unsigned which)
 {
     static const enum hinsn id[] = {HINSN_VMLAUNCH, HINSN_VMRESUME, HINSN_VMRUN};
     if (__asan_handle_no_return)
-        __asan_handle_no_return();
+        frames_end();
     return hosted_begin(id[which]);
 }
 
