@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * driver.c: runs a test image on our processor: vmenter-image IMAGE [--cpu MODEL] [--insns N] [--mem BYTES] [--trace N].
+ * driver.c: runs a test image on our processor: vmenter-image IMAGE [--cpu MODEL] [--insns N] [--mem BYTES] [--trace
+ * N].
  *
- * The least that an image needs: a machine in the state that Multiboot 1 gives ("Machine state"), the image's segments in memory, a serial
- * port that is always ready, port 0xf4. Status: what the image wrote to 0xf4; 2: bad usage or file; 3: it did not end.
+ * The least that an image needs: a machine in the state that Multiboot 1 gives ("Machine state"), the image's segments
+ * in memory, a serial port that is always ready, port 0xf4. Status: what the image wrote to 0xf4; 2: bad usage or file;
+ * 3: it did not end.
  */
 #include "src/machine/machine.h"
 

@@ -36,10 +36,8 @@ static void put_number(unsigned long long v, unsigned base, unsigned width, char
         put(buf[n]);
 }
 
-void rt_printf(const char *fmt, ...)
+static void print(const char *fmt, va_list ap)
 {
-    va_list ap;
-    va_start(ap, fmt);
     for (; *fmt; fmt++) {
         if (*fmt != '%') {
             put(*fmt);
@@ -70,6 +68,13 @@ void rt_printf(const char *fmt, ...)
         default: put(*fmt); break;
         }
     }
+}
+
+void rt_printf(const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    print(fmt, ap);
     va_end(ap);
 }
 
@@ -94,6 +99,17 @@ void check_eq(const char *name, unsigned long long got, unsigned long long want)
     rt_printf("\n");
 }
 
+void fail(const char *name, const char *fmt, ...)
+{
+    va_list ap;
+    result(name, false);
+    rt_printf(" -- ");
+    va_start(ap, fmt);
+    print(fmt, ap);
+    va_end(ap);
+    rt_printf("\n");
+}
+
 void skip(const char *name, const char *why)
 {
     rt_printf("SKIP %s -- %s\n", name, why);
@@ -107,8 +123,8 @@ static bool has_error(unsigned v)
 void expect_exc(const char *name, struct exc e, unsigned vector, unsigned long error)
 {
     if (!result(name, e.vector == vector && (!has_error(vector) || e.error == error)))
-        rt_printf(" -- got vector %u error %#lx rip %#lx cr2 %#lx, want %u %#lx", e.vector, e.error, e.rip, e.cr2, vector,
-                  error);
+        rt_printf(" -- got vector %u error %#lx rip %#lx cr2 %#lx, want %u %#lx", e.vector, e.error, e.rip, e.cr2,
+                  vector, error);
     rt_printf("\n");
 }
 
@@ -142,6 +158,11 @@ bool cpu_has(uint32_t leaf, unsigned reg, unsigned bit)
     struct cpuid c = cpuid(leaf, 0);
     uint32_t v = reg == 0 ? c.a : reg == 1 ? c.b : reg == 2 ? c.c : c.d;
     return v >> bit & 1;
+}
+
+bool rt_on_bochs(void)
+{
+    return inb(0xe9) == 0xe9;
 }
 
 bool rt_on_qemu(void)

@@ -94,6 +94,7 @@ void rt_go(const struct go *g) __attribute__((noreturn));
 void rt_printf(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void check(const char *name, bool ok);
 void check_eq(const char *name, unsigned long long got, unsigned long long want);
+void fail(const char *name, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void skip(const char *name, const char *why);
 /* The exception has this vector and error code (where it has one). */
 void expect_exc(const char *name, struct exc e, unsigned vector, unsigned long error);
@@ -197,6 +198,7 @@ static inline struct cpuid cpuid(uint32_t leaf, uint32_t sub)
 bool cpu_has(uint32_t leaf, unsigned reg, unsigned bit);
 /* QEMU TCG: a few checks that it does not make would end the image. */
 bool rt_on_qemu(void);
+bool rt_on_bochs(void); /* started with its port 0xe9 */
 #define CPU_CR(n)                                                                                                      \
     static inline unsigned long rdcr##n(void)                                                                          \
     {                                                                                                                  \
