@@ -17,7 +17,7 @@
 
 #include "src/mmu/mmu.h"
 
-#define TLB_ENTRIES 1024u
+#define TLB_ENTRIES 2048u
 #define TLB_BANKS   8u
 #define TLB_LOG     128u
 enum tlb_view { TLB_USER, TLB_SUP_SMAP, TLB_SUP, TLB_VIEWS };
