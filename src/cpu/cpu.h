@@ -471,6 +471,9 @@ bool cpu_fetch_page(struct cpu *c, la_t la, hpa_t *page, uint8_t **host);
 void cpu_data_breakpoint(struct cpu *c, la_t la, unsigned len, bool write);
 /* Invalidation as INVLPG does it in the current context; and of all that MOV CR3 with this value drops. */
 void cpu_invlpg(struct cpu *c, la_t la);
+/* INVPCID with its descriptor; LGDT and LIDT in 64-bit mode. Without privilege check and interception. False: #GP raised. */
+bool cpu_invpcid(struct cpu *c, uint64_t type, uint64_t pcid, uint64_t la);
+bool cpu_load_dtable(struct cpu *c, struct dtable *t, uint16_t limit, uint64_t base);
 void cpu_mmu_regs(const struct cpu *c, struct mmu_regs *out);
 
 /* --- segments (seg.c) ------------------------------------------------------------------------------------------------------ */

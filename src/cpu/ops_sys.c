@@ -360,6 +360,15 @@ void op_rdpru(struct cpu *c, const struct op *o)
 /* --- descriptor tables
  * ---------------------------------------------------------------------------------------------------- */
 
+bool cpu_load_dtable(struct cpu *c, struct dtable *t, uint16_t limit, uint64_t base)
+{
+    if (!canonical_wide(c, base))
+        return cpu_raise(c, EXC_GP, 0);
+    t->base = base;
+    t->limit = limit;
+    return true;
+}
+
 static void load_table(struct cpu *c, const struct op *o, struct dtable *t)
 {
     uint8_t raw[10] = {0};
@@ -367,15 +376,10 @@ static void load_table(struct cpu *c, const struct op *o, struct dtable *t)
         return;
     c->cur = o;
     uint64_t base = load64(raw + 2);
-    if (c->mode == MODE_64) {
-        if (!canonical_wide(c, base))
-            return RAISE(c, EXC_GP);
-    } else {
+    if (c->mode != MODE_64)
         base &= op_size(o) == 2 ? 0xffffff : 0xffffffff;
-    }
-    t->base = base;
-    t->limit = load16(raw);
-    END_NEXT(c, o);
+    if (cpu_load_dtable(c, t, load16(raw), base))
+        END_NEXT(c, o);
 }
 
 static void store_table(struct cpu *c, const struct op *o, const struct dtable *t)
@@ -660,6 +664,25 @@ void op_invlpg(struct cpu *c, const struct op *o)
 }
 
 /* SDM 2, "INVPCID". */
+bool cpu_invpcid(struct cpu *c, uint64_t type, uint64_t pcid, uint64_t la)
+{
+    if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)) || (type == 0 && !canonical_wide(c, la)))
+        return cpu_raise(c, EXC_GP, 0);
+    uint64_t root = c->second.kind == MMU_SECOND_NONE ? 0 : c->second.root;
+    switch (type) {
+    case 0: {
+        struct tlb_context ctx = {.vpid = c->vpid, .pcid = (uint16_t)pcid, .root = root};
+        tlb_flush_page(&c->tlbs, &ctx, LA(la), false);
+        break;
+    }
+    case 1: tlb_flush_matching(&c->tlbs, c->vpid, (int)pcid, root, false, true); break;
+    case 2: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, false); break;
+    case 3: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, true); break;
+    }
+    cpu_update_mode(c);
+    return true;
+}
+
 void op_invpcid(struct cpu *c, const struct op *o)
 {
     uint8_t raw[16];
@@ -674,22 +697,8 @@ void op_invpcid(struct cpu *c, const struct op *o)
     if (!op_ld_n(c, o, raw, 16, 0))
         return;
     c->cur = o;
-    uint64_t pcid = load64(raw), la = load64(raw + 8);
-    if (pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)) || (type == 0 && !canonical_wide(c, la)))
-        return RAISE(c, EXC_GP);
-    uint64_t root = c->second.kind == MMU_SECOND_NONE ? 0 : c->second.root;
-    switch (type) {
-    case 0: {
-        struct tlb_context ctx = {.vpid = c->vpid, .pcid = (uint16_t)pcid, .root = root};
-        tlb_flush_page(&c->tlbs, &ctx, LA(la), false);
-        break;
-    }
-    case 1: tlb_flush_matching(&c->tlbs, c->vpid, (int)pcid, root, false, true); break;
-    case 2: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, false); break;
-    case 3: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, true); break;
-    }
-    cpu_update_mode(c);
-    END_NEXT(c, o);
+    if (cpu_invpcid(c, type, load64(raw), load64(raw + 8)))
+        END_NEXT(c, o);
 }
 
 /* --- extended state and protection keys

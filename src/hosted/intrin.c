@@ -482,17 +482,10 @@ static void store_table(const struct dtable *t, void *destination)
 
 static void load_table(struct binding *b, struct dtable *t, const void *source)
 {
-    struct cpu *c = b->cpu;
-    uint64_t base = load64((const uint8_t *)source + 2);
-    c->icount++;
-    c->cur = NULL;
-    if (!mmu_canonical(base, c->cr4 & CR4_LA57)) {
-        cpu_raise(c, EXC_GP, 0);
+    b->cpu->icount++;
+    b->cpu->cur = NULL;
+    if (!cpu_load_dtable(b->cpu, t, load16(source), load64((const uint8_t *)source + 2)))
         hosted_raise(b);
-        return;
-    }
-    t->limit = load16(source);
-    t->base = base;
 }
 
 void __sidt(void *destination)
@@ -629,9 +622,15 @@ void _invpcid(unsigned int type, void *descriptor)
 {
     AS_GUEST_VOID(_invpcid, type, descriptor);
     BEGIN_VOID(INVPCID);
-    c->gpr[GPR_RAX] = type;
-    c->gpr[GPR_RCX] = (uintptr_t)descriptor;
-    hosted_exec(b, HINSN_INVPCID);
+    if (!model_has(c->model, FEATURE_invpcid)) {
+        cpu_raise(c, EXC_UD, 0);
+        hosted_raise(b);
+        return;
+    }
+    c->icount++;
+    c->cur = NULL;
+    if (!cpu_invpcid(c, type, load64(descriptor), load64((const uint8_t *)descriptor + 8)))
+        hosted_raise(b);
 }
 
 /* --- port I/O

@@ -331,15 +331,9 @@ static bool execute(struct binding *b, const struct trapped *t)
     return true;
 }
 
-static bool load_table(struct binding *b, struct dtable *table, const void *source)
+static bool load_table(struct binding *b, struct dtable *table, const uint8_t *source)
 {
-    struct cpu *c = b->cpu;
-    uint64_t base = load64((const uint8_t *)source + 2);
-    if (!mmu_canonical(base, c->cr4 & CR4_LA57))
-        return cpu_raise(c, EXC_GP, 0);
-    table->limit = load16(source);
-    table->base = base;
-    return true;
+    return cpu_load_dtable(b->cpu, table, load16(source), load64(source + 2));
 }
 
 /* INS and OUTS: one unit at a time through the port instructions' rows. */
@@ -404,6 +398,12 @@ static bool carry_out(struct binding *b, const struct trapped *t, enum hinsn id)
         uint64_t d[2], type = register_value(b, t->op[0].reg.value);
         memcpy(d, operand_address(b, t, 1), sizeof d);
         return vmx_flags(b, id == HINSN_INVEPT ? vmx_invept(c, type, d) : vmx_invvpid(c, type, d));
+    }
+    case HINSN_INVPCID: {
+        const uint8_t *d = operand_address(b, t, 1);
+        if (!model_has(c->model, FEATURE_invpcid))
+            return cpu_raise(c, EXC_UD, 0);
+        return cpu_invpcid(c, register_value(b, t->op[0].reg.value), load64(d), load64(d + 8));
     }
     case HINSN_LGDT: return load_table(b, &c->gdtr, operand_address(b, t, 0));
     case HINSN_LIDT: return load_table(b, &c->idtr, operand_address(b, t, 0));

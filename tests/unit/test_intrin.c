@@ -666,11 +666,16 @@ static void test_tables(void **state)
     __incgsdword(16);
     __addgsqword(16, 0x100000000ull);
     assert_true(data[2] == 0x1122334500000006ull);
-    assert_int_equal(EVENT_OF(f, _writegsbase_u64(1ull << 50)), 13);
+    assert_int_equal(EVENT_OF(f, _writegsbase_u64(1ull << 60)), 13);
     __writemsr(0xc0000102, 0x9000);
     _swapgs();
     assert_true(_readgsbase_u64() == 0x9000 && __readmsr(0xc0000102) == 0x7000);
     __invlpg((void *)0x5000);
+    uint64_t descriptor[2] = {0, 0x5000};
+    assert_int_equal(EVENT_OF(f, _invpcid(0, descriptor)), NO_VECTOR);
+    assert_int_equal(EVENT_OF(f, _invpcid(4, descriptor)), 13);
+    descriptor[0] = 1 << 12;
+    assert_int_equal(EVENT_OF(f, _invpcid(1, descriptor)), 13);
     __wbinvd();
     assert_int_equal(EVENT_OF(f, __ud2()), 6);
 }
