@@ -1,0 +1,5 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The native entry functions, linked into the image.
+ */
+#include "src/native/enter.S"
