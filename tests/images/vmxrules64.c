@@ -913,7 +913,7 @@ void image_main(void)
         skip("VMX", "not there");
         return;
     }
-    bochs = cpuid(0x80000003, 0).a == 0x37692029; /* ") i7" of "Core(TM) i7-7800X": no model of ours */
+    bochs = rt_on_bochs();
     capabilities();
     instructions();
     modes();

@@ -1,5 +1,0 @@
-/* SPDX-License-Identifier: MIT
- *
- * The native entry functions, linked into the image.
- */
-#include "src/native/enter.S"
