@@ -122,7 +122,7 @@ static void syscall_sysret(void)
         e = user_at(c_sysenter, SEL_U32, 0);
         check_eq("SYSENTER from compat", sc_count, 1);
     }
-    e = TRY(wrmsr(0x176, 0x800000000000));
+    e = TRY(wrmsr(0x176, 0x100000000000000));
     expect_exc("SYSENTER_EIP not canonical", e, GP, 0);
     e = TRY(wrmsr(0xc0000081, ~0ull));
     expect_none("STAR takes any value", e);
@@ -168,7 +168,7 @@ static void gs_base(void)
     e = user(u_wrgs, 0x5555000);
     check_eq("WRGSBASE", e.rax, 0x5555000);
     check_eq("WRGSBASE: the MSR", rdmsr(0xc0000101), 0x5555000);
-    expect_exc("WRGSBASE not canonical", user(u_wrgs, 0x800000000000), GP, 0);
+    expect_exc("WRGSBASE not canonical", user(u_wrgs, 0x100000000000000), GP, 0);
     e = user(u_wrgs32, 0xffffffff80001000);
     check_eq("WRGSBASE r32 zero-extends", e.rax, 0x80001000);
     wrmsr(0xc0000101, 0xffff800000000000);
