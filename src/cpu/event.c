@@ -408,7 +408,10 @@ bool cpu_software_interrupt(struct cpu *c, unsigned vector, enum event_type type
         if (iopl(c) < 3)
             return cpu_raise(c, EXC_GP, 0);
     }
-    if (type != EVENT_SOFTINT && c->guest && c->guest->exception && c->guest->exception(c, &ev))
+    /* INT3, INTO and INT1 are exceptions to an exception bitmap; AMD's INT1 has an intercept of its own and no other.
+     */
+    if ((type == EVENT_SWEXC || (type == EVENT_PRIV_SWEXC && !model_is_amd(c->model))) && c->guest &&
+        c->guest->exception && c->guest->exception(c, &ev))
         return false;
     return cpu_deliver(c, &ev);
 }

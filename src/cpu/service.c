@@ -141,8 +141,6 @@ static int interrupt(struct cpu *c, bool shadow)
     }
     if (c->guest && c->guest->interrupt && c->guest->interrupt(c))
         return 1;
-    if (!(c->rflags_rest & FLAG_IF))
-        return 0;
     if (pic) {
         if (!c->intr_line(c->intr_opaque, &vector))
             return 0;
