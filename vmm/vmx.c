@@ -26,8 +26,8 @@ struct hv_vmx_state {
     uint64_t cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1;
     uint32_t pin, proc, proc2, exit, entry;
     uint64_t cr0_mask, cr4_mask;
-    uint64_t rsp;                  /* as in the VMCS */
-    uint64_t guest_cr3, guest_cr4; /* the guest's own, while it is unpaged */
+    uint64_t rsp;                   /* as in the VMCS */
+    uint64_t guest_cr3, guest_efer; /* the guest's own, while it is unpaged */
     bool on, launched, unrestricted, unpaged, flush;
 };
 
@@ -495,7 +495,7 @@ static uint64_t vmx_get(struct vmm *v, enum hv_reg r)
     case HV_CR2: return __readcr2(); /* not in the VMCS: the guest's stays in the processor */
     case HV_CR3: return x->unpaged ? x->guest_cr3 : rd(VMCS_GUEST_CR3);
     case HV_CR4: return (rd(VMCS_GUEST_CR4) & ~x->cr4_mask) | (rd(VMCS_CR4_READ_SHADOW) & x->cr4_mask);
-    case HV_EFER: return rd(VMCS_GUEST_EFER);
+    case HV_EFER: return x->unpaged ? x->guest_efer : rd(VMCS_GUEST_EFER);
     case HV_DR7: return rd(VMCS_GUEST_DR7);
     case HV_PAT: return rd(VMCS_GUEST_PAT);
     case HV_SYSENTER_CS: return rd(VMCS_GUEST_SYSENTER_CS);
@@ -521,11 +521,21 @@ static void set_cr4(struct vmm *v, uint64_t value)
     struct hv_vmx_state *x = v->vmx;
     uint64_t real = (value | x->cr4_fixed0) & x->cr4_fixed1;
     if (x->unpaged) {
-        x->guest_cr4 = value;
         real = (real & ~(CR4_PAE | CR4_LA57)) | CR4_PSE;
     }
     wr(VMCS_GUEST_CR4, real);
     wr(VMCS_CR4_READ_SHADOW, value);
+}
+
+/* With paging on and outside long mode LME must be clear, whatever an unpaged guest has prepared. */
+static void set_efer(struct vmm *v, uint64_t value)
+{
+    struct hv_vmx_state *x = v->vmx;
+    uint64_t real = x->unpaged ? value & ~(EFER_LME | EFER_LMA) : value;
+    uint32_t ia32e = VMX_ENTRY_IA32E_MODE_GUEST;
+    x->guest_efer = value;
+    wr(VMCS_GUEST_EFER, real);
+    wr(VMCS_ENTRY_CONTROLS, real & EFER_LMA ? x->entry | ia32e : x->entry & ~ia32e);
 }
 
 /* PE and PG are the guest's wish here; without unrestricted guest the processor has both on always. */
@@ -541,13 +551,14 @@ static void set_cr0(struct vmm *v, uint64_t value)
                  "another --cpu");
         return;
     } else if (!(value & CR0_PG) != x->unpaged) {
-        uint64_t cr3 = vmx_get(v, HV_CR3), cr4 = vmx_get(v, HV_CR4);
+        uint64_t cr3 = vmx_get(v, HV_CR3), cr4 = vmx_get(v, HV_CR4), efer = vmx_get(v, HV_EFER);
         x->unpaged = !x->unpaged;
         x->guest_cr3 = cr3;
         wr(VMCS_GUEST_CR3, x->unpaged ? IDENTITY_GPA : cr3);
         write_proc(x, VMX_PROC_CR3_LOAD_EXITING | VMX_PROC_CR3_STORE_EXITING, x->unpaged);
         write_masks(v);
         set_cr4(v, cr4);
+        set_efer(v, efer);
         x->flush = true;
     }
     real = ((value & ~(CR0_CD | CR0_NW)) | fixed0) & x->cr0_fixed1;
@@ -571,13 +582,7 @@ static void vmx_set(struct vmm *v, enum hv_reg r, uint64_t value)
         }
         break;
     case HV_CR4: set_cr4(v, value); break;
-    case HV_EFER: {
-        uint32_t entry =
-            value & EFER_LMA ? x->entry | VMX_ENTRY_IA32E_MODE_GUEST : x->entry & ~(uint32_t)VMX_ENTRY_IA32E_MODE_GUEST;
-        wr(VMCS_GUEST_EFER, value);
-        wr(VMCS_ENTRY_CONTROLS, entry);
-        break;
-    }
+    case HV_EFER: set_efer(v, value); break;
     case HV_DR7: wr(VMCS_GUEST_DR7, value); break;
     case HV_PAT: wr(VMCS_GUEST_PAT, value); break;
     case HV_SYSENTER_CS: wr(VMCS_GUEST_SYSENTER_CS, value); break;
