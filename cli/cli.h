@@ -23,6 +23,7 @@ struct command {
 
 int cmd_guest(int argc, char **argv);
 int cmd_cpus(int argc, char **argv);
+int cmd_explain(int argc, char **argv);
 
 /* "vmenter: " and one line on standard error. Returns EXIT_USAGE. */
 int cli_error(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -15,6 +15,7 @@
 static const struct command commands[] = {
     {"guest", "run a guest operating system under VMX or SVM", cmd_guest},
     {"cpus", "list the processor models", cmd_cpus},
+    {"explain", "what a number or name of VMX or SVM means", cmd_explain},
 };
 
 int cli_error(const char *fmt, ...)

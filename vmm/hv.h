@@ -139,6 +139,9 @@ struct hv_ops {
     /* Whether an interrupt can be injected now: IF, no shadow. */
     bool (*can_interrupt)(struct vmm *v);
     void (*set_window)(struct vmm *v, bool on);
+    /* Whether an NMI can be injected now; and that an exit is wanted when it can. */
+    bool (*can_nmi)(struct vmm *v);
+    void (*want_nmi)(struct vmm *v);
     /* After RIP has been moved past an instruction: the interrupt shadow is over. */
     void (*end_shadow)(struct vmm *v);
     /* Drops what the processor holds of the guest's translations. */

@@ -78,7 +78,9 @@ static void prepare_events(struct vmm *v)
 {
     struct event e = v->pending;
     v->pending.valid = false;
-    if (!e.valid && v->nmi_pending) {
+    if (v->nmi_pending && (e.valid || !v->hv->can_nmi(v))) {
+        v->hv->want_nmi(v);
+    } else if (v->nmi_pending) {
         v->nmi_pending = false;
         e = (struct event){.valid = true, .type = EVENT_NMI, .vector = 2};
     }
@@ -95,6 +97,9 @@ static void prepare_events(struct vmm *v)
         v->hv->set_window(v, window);
     }
 }
+
+/* Looks at the outside world without anything for the guest, before the VMM takes a breath. */
+#define IDLE_TURNS 200
 
 /* HLT: until something that wakes the guest. */
 static void idle(struct vmm *v)
@@ -124,6 +129,10 @@ static void idle(struct vmm *v)
         _enable();
         __halt();
         _disable();
+    }
+    /* A guest that waits for its user lets the virtual clock race: not at full speed of the host. */
+    if (!v->config.real_clock && ++v->idle_turns > IDLE_TURNS && !v->input_done) {
+        v->config.platform.wait(v->config.platform.opaque, 1000000);
     }
 }
 
@@ -219,6 +228,7 @@ enum vmm_outcome vmm_run(struct vmm *v)
             left = time_ns(v); /* sleep is nobody's handling time */
             continue;
         }
+        v->idle_turns = 0;
         prepare_events(v);
         if (v->config.stats) {
             uint64_t now = time_ns(v);

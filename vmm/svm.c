@@ -22,6 +22,7 @@ struct hv_svm_state {
     uint64_t host_pa; /* the host's FS, GS, TR, ... across the guest */
     uint32_t features;
     bool flush;
+    bool nmi_blocked, nmi_iret; /* an NMI handler runs; its IRET was seen and has not completed */
 };
 
 static struct vmcb_control *ctl(struct vmm *v)
@@ -142,6 +143,11 @@ static bool svm_enter(struct vmm *v, uint64_t until)
     return true;
 }
 
+static void dirty(struct vmm *v, uint32_t group)
+{
+    ctl(v)->clean &= ~group;
+}
+
 /* ---- exits ---------------------------------------------------------------------------------------------------- */
 
 static const char *exit_name(uint64_t code)
@@ -181,7 +187,16 @@ static void svm_decode(struct vmm *v, struct exit *e)
             e->vectoring.valid = false;
         }
     }
+    if (v->svm->nmi_iret) { /* there was an instruction since */
+        v->svm->nmi_iret = v->svm->nmi_blocked = false;
+    }
     switch (c->exitcode) {
+    case SVM_EXIT_IRET: /* the end of an NMI handler: the IRET itself comes first */
+        e->kind = EXIT_NMI_WINDOW;
+        v->svm->nmi_iret = true;
+        vmcb_clear_intercept(v->svm->vmcb, SVM_EXIT_IRET);
+        dirty(v, VMCB_CLEAN_I);
+        break;
     case SVM_EXIT_CPUID: e->kind = EXIT_CPUID; break;
     case SVM_EXIT_HLT: e->kind = EXIT_HLT; break;
     case SVM_EXIT_XSETBV: e->kind = EXIT_XSETBV; break;
@@ -234,11 +249,6 @@ static void svm_decode(struct vmm *v, struct exit *e)
 }
 
 /* ---- guest state ---------------------------------------------------------------------------------------------- */
-
-static void dirty(struct vmm *v, uint32_t group)
-{
-    ctl(v)->clean &= ~group;
-}
 
 static uint64_t svm_get(struct vmm *v, enum hv_reg r)
 {
@@ -352,6 +362,11 @@ static unsigned svm_cpl(struct vmm *v)
 
 static void svm_inject(struct vmm *v, const struct event *e)
 {
+    if (e->valid && e->type == EVENT_NMI) { /* without virtual NMIs their blocking is ours to keep */
+        v->svm->nmi_blocked = true;
+        vmcb_set_intercept(v->svm->vmcb, SVM_EXIT_IRET);
+        dirty(v, VMCB_CLEAN_I);
+    }
     if (!e->valid) {
         ctl(v)->eventinj = 0;
     } else if (e->has_error) {
@@ -378,6 +393,17 @@ static void svm_set_window(struct vmm *v, bool on)
         vmcb_clear_intercept(v->svm->vmcb, SVM_EXIT_VINTR);
     }
     dirty(v, VMCB_CLEAN_I | VMCB_CLEAN_TPR);
+}
+
+static bool svm_can_nmi(struct vmm *v)
+{
+    return !v->svm->nmi_blocked && !(ctl(v)->interrupt_shadow & VMCB_INTERRUPT_SHADOW);
+}
+
+/* Nothing to ask for: the exit at the IRET comes by itself, another soon after it. */
+static void svm_want_nmi(struct vmm *v)
+{
+    v->next_poll = 0;
 }
 
 static void svm_end_shadow(struct vmm *v)
@@ -420,6 +446,8 @@ const struct hv_ops hv_svm = {
     .inject = svm_inject,
     .can_interrupt = svm_can_interrupt,
     .set_window = svm_set_window,
+    .can_nmi = svm_can_nmi,
+    .want_nmi = svm_want_nmi,
     .end_shadow = svm_end_shadow,
     .flush = svm_flush,
     .pass_msr = svm_pass_msr,

@@ -126,6 +126,7 @@ struct vmm {
     struct vmenter_regs regs; /* all general registers; RSP (and RAX under SVM) are synchronised by enter and decode */
     struct event pending;     /* exception or re-injection for the next entry */
     bool nmi_pending, window;
+    unsigned idle_turns;
     bool halted;
     struct guest_msrs msr;
     unsigned phys_bits;

@@ -303,6 +303,15 @@ static bool vmx_init(struct vmm *v)
     return true;
 }
 
+static void write_proc(struct hv_vmx_state *x, uint32_t bits, bool on)
+{
+    uint32_t proc = on ? x->proc | bits : x->proc & ~bits;
+    if (proc != x->proc) {
+        x->proc = proc;
+        wr(VMCS_PROC_CONTROLS, proc);
+    }
+}
+
 /* ---- entry ---------------------------------------------------------------------------------------------------- */
 
 static const char *error_text(uint64_t n)
@@ -439,7 +448,10 @@ static void vmx_decode(struct vmm *v, struct exit *e)
         return;
     case VMX_REASON_PREEMPTION_TIMER_EXPIRED: e->kind = EXIT_TIMER; return;
     case VMX_REASON_INTERRUPT_WINDOW: e->kind = EXIT_WINDOW; return;
-    case VMX_REASON_NMI_WINDOW: e->kind = EXIT_NMI_WINDOW; return;
+    case VMX_REASON_NMI_WINDOW:
+        e->kind = EXIT_NMI_WINDOW;
+        write_proc(v->vmx, VMX_PROC_NMI_WINDOW_EXITING, false);
+        return;
     case VMX_REASON_TRIPLE_FAULT: e->kind = EXIT_TRIPLE; return;
     case VMX_REASON_EPT_VIOLATION:
         e->kind = EXIT_SECOND;
@@ -504,15 +516,6 @@ static uint64_t vmx_get(struct vmm *v, enum hv_reg r)
     case HV_DEBUGCTL: return rd(VMCS_GUEST_DEBUGCTL);
     case HV_TSC_OFFSET: return rd(VMCS_TSC_OFFSET);
     default: return 0;
-    }
-}
-
-static void write_proc(struct hv_vmx_state *x, uint32_t bits, bool on)
-{
-    uint32_t proc = on ? x->proc | bits : x->proc & ~bits;
-    if (proc != x->proc) {
-        x->proc = proc;
-        wr(VMCS_PROC_CONTROLS, proc);
     }
 }
 
@@ -667,6 +670,20 @@ static void vmx_set_window(struct vmm *v, bool on)
     write_proc(v->vmx, VMX_PROC_INTERRUPT_WINDOW_EXITING, on);
 }
 
+static bool vmx_can_nmi(struct vmm *v)
+{
+    return !(v->vmx->pin & VMX_PIN_VIRTUAL_NMIS) ||
+           !(rd(VMCS_GUEST_INTERRUPTIBILITY_STATE) &
+             (VMX_BLOCKING_BY_NMI | VMX_BLOCKING_BY_STI | VMX_BLOCKING_BY_MOV_SS));
+}
+
+static void vmx_want_nmi(struct vmm *v)
+{
+    if (v->vmx->pin & VMX_PIN_VIRTUAL_NMIS) {
+        write_proc(v->vmx, VMX_PROC_NMI_WINDOW_EXITING, true);
+    }
+}
+
 static void vmx_end_shadow(struct vmm *v)
 {
     uint64_t s = rd(VMCS_GUEST_INTERRUPTIBILITY_STATE);
@@ -714,6 +731,8 @@ const struct hv_ops hv_vmx = {
     .inject = vmx_inject,
     .can_interrupt = vmx_can_interrupt,
     .set_window = vmx_set_window,
+    .can_nmi = vmx_can_nmi,
+    .want_nmi = vmx_want_nmi,
     .end_shadow = vmx_end_shadow,
     .flush = vmx_flush,
     .pass_msr = vmx_pass_msr,

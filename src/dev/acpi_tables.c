@@ -242,7 +242,7 @@ static void build_fadt(struct out *o, const struct acpi_config *c, uint32_t facs
     put_gas(o, c->reset_port, 8);
     put8(o, ACPI_PM_RESET_VALUE);
     put_le(o, 0, 2);
-    put8(o, 4); /* minor revision: 6.4 */
+    put8(o, 4);      /* minor revision: 6.4 */
     put_le(o, 0, 8); /* the 32-bit address of the FACS stands */
     put_le(o, dsdt, 8);
     put_gas(o, status, 32);
