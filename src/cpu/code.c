@@ -324,9 +324,7 @@ static struct block *block_new(struct cpu *c, const struct source *s, unsigned o
 /* --- links -------------------------------------------------------------------------------------------------------- */
 
 /* Back to the run loop; rip is set. */
-static void go_back(struct cpu *c, const struct op *o)
-{
-}
+static void go_back(struct cpu *c, const struct op *o) {}
 static const struct op nowhere = {.fn = go_back};
 
 INLINE void link_by(struct cpu *c, const struct op *o, unsigned i)
@@ -387,21 +385,24 @@ static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t
         }
         count += made;
         result = r;
+        if (r == DECODE_LINK_IF && n && op_fuse_branch(&ops[count - 2], &ops[count - 1]))
+            count--;
         at += len;
         n++;
         if (r != DECODE_OK || at >= s.avail)
             break;
     }
-    if (result == DECODE_LINK) {
+    if (result == DECODE_LINK || result == DECODE_LINK_IF) {
         struct code_link link = {.fn = op_leave_block, .to = {&nowhere, &nowhere}, .epoch = {~epoch, ~epoch}};
         memcpy(&ops[count++], &link, sizeof link);
     } else
-        ops[count++] = (struct op){.fn = result == DECODE_OK && (key & CODE_MODE) == MODE_64 ? code_fall_through : op_leave_block,
-                               .ip = (uint16_t)at,
-                               .n = (uint8_t)n,
-                               .base = GPR_ZERO,
-                               .index = GPR_ZERO,
-                               .seg = SEG_NONE};
+        ops[count++] =
+            (struct op){.fn = result == DECODE_OK && (key & CODE_MODE) == MODE_64 ? code_fall_through : op_leave_block,
+                        .ip = (uint16_t)at,
+                        .n = (uint8_t)n,
+                        .base = GPR_ZERO,
+                        .index = GPR_ZERO,
+                        .seg = SEG_NONE};
     cc->decoded += n;
     struct block *b = block_new(c, &s, offset, key, ops, count, at);
     b->epoch = epoch;
@@ -468,10 +469,8 @@ static struct block *find(struct cpu *c, bool step)
     if (!b)
         b = build(c, la, page, host, key);
     if (b && b != cc->uncached && !step && !b->dead)
-        cc->jump[code_jump_slot(la)] = (struct jump){.la = la, .key = code_key(c),
-                                                     .block = b,
-                                                     .epoch = b->epoch,
-                                                     .limit_len = b->len - 1u};
+        cc->jump[code_jump_slot(la)] =
+            (struct jump){.la = la, .key = code_key(c), .block = b, .epoch = b->epoch, .limit_len = b->len - 1u};
     return b;
 }
 

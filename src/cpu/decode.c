@@ -103,8 +103,8 @@ static void lay_memory(const struct decoded *d, struct op *o, const ZydisDecoded
     o->index = gpr_index(m->index);
     o->scale = m->scale == 8 ? 3 : m->scale == 4 ? 2 : m->scale == 2 ? 1 : 0;
     o->disp = m->disp.value;
-    /* ERRATUM: Zydis 4.0.0, with a 32-bit address size in 64-bit mode, takes SIB base 101b and mod 00b with REX.B for R13D
-     * where it means: no base, a 32-bit displacement. */
+    /* ERRATUM: Zydis 4.0.0, with a 32-bit address size in 64-bit mode, takes SIB base 101b and mod 00b with REX.B for
+     * R13D where it means: no base, a 32-bit displacement. */
     if (d->mode == MODE_64 && d->in.raw.sib.offset && d->in.raw.sib.base == 5 && d->in.raw.modrm.mod == 0) {
         o->base = GPR_ZERO;
         o->disp = d->in.raw.disp.value;
@@ -265,7 +265,9 @@ enum decode_result decode_insn(const struct decoder *dec, unsigned code, const u
         out[0].fn = op_check_cpl0;
         *count = 2;
     }
-    return links ? DECODE_LINK : ends ? DECODE_END : DECODE_OK;
+    return links  ? (d.in.meta.category == ZYDIS_CATEGORY_COND_BR ? DECODE_LINK_IF : DECODE_LINK)
+           : ends ? DECODE_END
+                  : DECODE_OK;
 }
 
 void op_raise_ud(struct cpu *c, const struct op *o)

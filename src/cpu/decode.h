@@ -89,6 +89,7 @@ enum decode_result {
     DECODE_OK,
     DECODE_END,  /* the block ends with this instruction */
     DECODE_LINK, /* the same, and its handler keeps links in the operation that follows */
+    DECODE_LINK_IF, /* the same, and it is a conditional branch */
     DECODE_MORE, /* more bytes are needed than there are */
 };
 #define DECODE_OPS_MAX 2 /* operations that one instruction can become */
@@ -101,6 +102,9 @@ enum decode_result decode_insn(const struct decoder *d, unsigned code, const uin
 op_fn op_raise_ud;   /* #UD */
 op_fn op_raise_gp0;  /* #GP(0) */
 op_fn op_leave_block; /* leaves the block before this operation */
+
+/* ops_int.c: makes one operation of a comparison and the conditional branch (a DECODE_LINK) behind it. False: left as they are. */
+bool op_fuse_branch(struct op *first, const struct op *branch);
 
 /* MOV to and from control and debug registers share a mnemonic with the MOV of ops_int.c; ops_sys.c has them. r0, r1: as for every MOV. */
 op_fn op_mov_to_cr, op_mov_from_cr, op_mov_to_dr, op_mov_from_dr;

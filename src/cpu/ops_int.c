@@ -4,6 +4,7 @@
  * processors.
  */
 #include "src/cpu/ops_int.h"
+#include "src/cpu/code.h"
 
 /* --- MOV -------------------------------------------------------------------------------------------------------- */
 
@@ -385,6 +386,115 @@ UNARY(dec)
 UNARY(neg)
 UNARY(not )
 
+#define ALL_CC(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
+
+/* --- a comparison and the branch on it as one operation --------------------------------------------------------------
+ */
+
+/* The condition of a comparison of a with b, and of a result alone; r is a's difference, or the result. */
+#define COND_COMPARE(S, cc, a, b, r)                                                                                   \
+    (((cc) >> 1 == 1   ? (a) < (b)                                                                                     \
+      : (cc) >> 1 == 2 ? (a) == (b)                                                                                    \
+      : (cc) >> 1 == 3 ? (a) <= (b)                                                                                    \
+      : (cc) >> 1 == 4 ? (I(S))(r) < 0                                                                                 \
+      : (cc) >> 1 == 6 ? (I(S))(a) < (I(S))(b)                                                                         \
+      : (cc) >> 1 == 7 ? (I(S))(a) <= (I(S))(b)                                                                        \
+                       : flags_cond(c, (cc)&14u)) ^                                                                    \
+     ((cc)&1))
+#define COND_LOGIC(S, cc, r)                                                                                           \
+    (((cc) >> 1 == 0   ? false                                                                                         \
+      : (cc) >> 1 == 1 ? false                                                                                         \
+      : (cc) >> 1 == 2 ? (r) == 0                                                                                      \
+      : (cc) >> 1 == 3 ? (r) == 0                                                                                      \
+      : (cc) >> 1 == 4 ? (I(S))(r) < 0                                                                                 \
+      : (cc) >> 1 == 6 ? (I(S))(r) < 0                                                                                 \
+      : (cc) >> 1 == 7 ? (I(S))(r) <= 0                                                                                \
+                       : flags_cond(c, (cc)&14u)) ^                                                                    \
+     ((cc)&1))
+
+#define BRANCH_ON(cond)                                                                                                \
+    uint64_t start = c->gpr[GPR_BLOCK];                                                                                \
+    c->icount += o->n + 2u;                                                                                            \
+    if (cond) {                                                                                                        \
+        c->rip = start + (uint64_t)o->disp;                                                                            \
+        GO_LINKED(c, o, 1);                                                                                            \
+    }                                                                                                                  \
+    c->rip = start + o->ip + o->len;                                                                                   \
+    GO_LINKED(c, o, 0)
+
+#define FUSED_COMPARE(S, NAME, B, cc)                                                                                  \
+    static void NAME##S##_j##cc(struct cpu *c, const struct op *o)                                                     \
+    {                                                                                                                  \
+        U(S) a = R(S, o->r0), b = (U(S))(B), r = calc_sub##S(c, a, b);                                                 \
+        (void)r;                                                                                                       \
+        BRANCH_ON(COND_COMPARE(S, cc, a, b, r));                                                                       \
+    }
+#define FUSED_TEST(S, NAME, B, cc)                                                                                     \
+    static void NAME##S##_j##cc(struct cpu *c, const struct op *o)                                                     \
+    {                                                                                                                  \
+        U(S) r = calc_and##S(c, R(S, o->r0), (U(S))(B));                                                               \
+        (void)r;                                                                                                       \
+        BRANCH_ON(COND_LOGIC(S, cc, r));                                                                               \
+    }
+#define FUSED_WRITE(S, NAME, CALC, cc)                                                                                 \
+    static void NAME##S##_j##cc(struct cpu *c, const struct op *o)                                                     \
+    {                                                                                                                  \
+        W(S, o->r0, CALC);                                                                                             \
+        BRANCH_ON(flags_cond(c, cc));                                                                                  \
+    }
+#define ALL_FUSED(X)                                                                                                   \
+    X(cmp_rr, 8)                                                                                                       \
+    X(cmp_rr, 16) X(cmp_rr, 32) X(cmp_rr, 64) X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8)     \
+        X(test_rr, 16) X(test_rr, 32) X(test_rr, 64) X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64)            \
+            X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
+#define DEFINE_FUSED_CC(cc)                                                                                            \
+    FUSED_COMPARE(8, cmp_rr, R(8, o->r1), cc)                                                                          \
+    FUSED_COMPARE(16, cmp_rr, R(16, o->r1), cc)                                                                        \
+    FUSED_COMPARE(32, cmp_rr, R(32, o->r1), cc)                                                                        \
+    FUSED_COMPARE(64, cmp_rr, R(64, o->r1), cc)                                                                        \
+    FUSED_COMPARE(8, cmp_ri, (int64_t)o->imm, cc)                                                                      \
+    FUSED_COMPARE(16, cmp_ri, (int64_t)o->imm, cc)                                                                     \
+    FUSED_COMPARE(32, cmp_ri, (int64_t)o->imm, cc)                                                                     \
+    FUSED_COMPARE(64, cmp_ri, (int64_t)o->imm, cc)                                                                     \
+    FUSED_TEST(8, test_rr, R(8, o->r1), cc)                                                                            \
+    FUSED_TEST(16, test_rr, R(16, o->r1), cc)                                                                          \
+    FUSED_TEST(32, test_rr, R(32, o->r1), cc)                                                                          \
+    FUSED_TEST(64, test_rr, R(64, o->r1), cc)                                                                          \
+    FUSED_TEST(8, test_ri, (int64_t)o->imm, cc)                                                                        \
+    FUSED_TEST(32, test_ri, (int64_t)o->imm, cc)                                                                       \
+    FUSED_WRITE(32, dec_r, calc_dec32(c, R(32, o->r0)), cc)                                                            \
+    FUSED_WRITE(64, dec_r, calc_dec64(c, R(64, o->r0)), cc)                                                            \
+    FUSED_WRITE(32, sub_ri, calc_sub32(c, R(32, o->r0), (uint32_t)o->imm), cc)                                         \
+    FUSED_WRITE(64, sub_ri, calc_sub64(c, R(64, o->r0), (uint64_t)(int64_t)o->imm), cc)                                \
+    FUSED_WRITE(32, add_ri, calc_add32(c, R(32, o->r0), (uint32_t)o->imm), cc)                                         \
+    FUSED_WRITE(64, add_ri, calc_add64(c, R(64, o->r0), (uint64_t)(int64_t)o->imm), cc)                                \
+    FUSED_WRITE(32, and_ri, calc_and32(c, R(32, o->r0), (uint32_t)o->imm), cc)
+ALL_CC(DEFINE_FUSED_CC)
+
+/* 64-bit mode. `branch` is the fast form of a Jcc whose condition is in r0; the pair becomes `first`, whose length is
+ * that of both. Only operations that can't fault are fused. */
+bool op_fuse_branch(struct op *first, const struct op *branch)
+{
+#define FUSED_CC(cc, NAME, S) NAME##S##_j##cc,
+#define FUSED_ROW(NAME, S)                                                                                             \
+    {NAME##S,                                                                                                          \
+     {NAME##S##_j0, NAME##S##_j1, NAME##S##_j2, NAME##S##_j3, NAME##S##_j4, NAME##S##_j5, NAME##S##_j6, NAME##S##_j7,  \
+      NAME##S##_j8, NAME##S##_j9, NAME##S##_j10, NAME##S##_j11, NAME##S##_j12, NAME##S##_j13, NAME##S##_j14,           \
+      NAME##S##_j15}},
+    static const struct {
+        op_fn *fn, *fused[16];
+    } row[] = {ALL_FUSED(FUSED_ROW)};
+    for (unsigned i = 0; i < ARRAY_LEN(row); i++) {
+        if (row[i].fn != first->fn)
+            continue;
+        first->fn = row[i].fused[branch->r0];
+        first->disp = branch->disp;
+        first->len = (uint8_t)(first->len + branch->len);
+        return true;
+    }
+    return false;
+}
+
 /* XADD, CMPXCHG. With memory always by compare-and-swap: LOCK makes no difference then. */
 #define DEFINE_XADD(S, _)                                                                                              \
     HANDLER_REG(xadd_rr##S, U(S) a = R(S, o->r0); U(S) b = R(S, o->r1); U(S) r = calc_add##S(c, a, b); W(S, o->r1, a); \
@@ -565,7 +675,6 @@ op_fn *select_cmpxchg16b(const struct decoded *d, struct op *o)
             .slow = {NULL, cmov_rm16_##cc##_slow, cmov_rm32_##cc##_slow, cmov_rm64_##cc##_slow}};                      \
         return o->flags & OPF_MEM ? pick_mem(&rm, size, o) : rr[size];                                                 \
     }
-#define ALL_CC(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 ALL_CC(DEFINE_CC)
 
 /* The condition is in the opcode's low nibble. */

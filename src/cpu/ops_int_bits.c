@@ -430,10 +430,12 @@ SELECT_SOURCE(adox, WITHOUT16)
 /* --- multiplication
  * ---------------------------------------------------------------------------------------------------- */
 
+/* ZF is clear whatever the result: a zero is noted as another value with its sign and parity. */
 INLINE void mul_flags(struct cpu *c, uint64_t low /* sign-extended */, bool over)
 {
-    flags_set_arith(c, (over ? FLAG_CF | FLAG_OF : 0) | (low >> 63 ? FLAG_SF : 0) |
-                           (__builtin_parity((uint8_t)low) ? 0 : FLAG_PF));
+    c->lf_res = low | (uint64_t)(low == 0) << 8;
+    c->lf_aux = 0;
+    c->lf_cv = (uint64_t)over << 63;
 }
 INLINE uint64_t imul_low(struct cpu *c, uint64_t a, uint64_t b, unsigned width) /* sign-extended operands and result */
 {

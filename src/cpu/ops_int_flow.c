@@ -579,6 +579,7 @@ op_fn *select_jcc(const struct decoded *d, struct op *o)
     if (d->mode != MODE_64 || op_size(o) != 8)
         return slow[cc];
     o->imm = o->ip + o->len;
+    o->r0 = (uint8_t)cc; /* for op_fuse_branch() */
     decoded_links(d);
     return fast[cc];
 }

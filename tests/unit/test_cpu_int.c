@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * test_cpu_int.c: the decoder's rules, blocks and their invalidation, exact stops, and the integer instructions' flags against a
- * reference that works bit by bit. (The wide comparison with the bare processor is in tests/diff.)
+ * test_cpu_int.c: the decoder's rules, blocks and their invalidation, exact stops, and the integer instructions' flags
+ * against a reference that works bit by bit. (The wide comparison with the bare processor is in tests/diff.)
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,7 +16,7 @@
 #define CODE  0x100000ull
 #define STACK 0x200000ull
 #define DATA  0x300000ull
-#define PT    0x10000ull  /* PML4 */
+#define PT    0x10000ull    /* PML4 */
 #define HOLE  0x3ffff000ull /* not mapped */
 
 struct env {
@@ -107,7 +107,8 @@ static int step(struct env *e)
     return e->c->exc.vector;
 }
 
-/* --- flags -------------------------------------------------------------------------------------------------------------- */
+/* --- flags
+ * -------------------------------------------------------------------------------------------------------------- */
 
 static uint64_t rnd(uint64_t *s)
 {
@@ -204,7 +205,8 @@ static void test_flags_round_trip(void **state)
     }
 }
 
-/* --- decoding ------------------------------------------------------------------------------------------------------------- */
+/* --- decoding
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static void test_undefined(void **state)
 {
@@ -222,7 +224,8 @@ static void test_undefined(void **state)
     assert_int_equal(step(e), EXC_UD);
     LOAD(e, CODE, 0x8d, 0xc0); /* LEA from a register */
     assert_int_equal(step(e), EXC_UD);
-    LOAD(e, CODE, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90); /* 16 bytes */
+    LOAD(e, CODE, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66,
+         0x90); /* 16 bytes */
     assert_int_equal(step(e), EXC_GP);
     LOAD(e, CODE, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x90); /* 15 */
     assert_int_equal(step(e), -1);
@@ -249,7 +252,8 @@ static void test_features(void **state)
     assert_int_equal(step(e), EXC_UD);
 }
 
-/* --- blocks --------------------------------------------------------------------------------------------------------------- */
+/* --- blocks
+ * --------------------------------------------------------------------------------------------------------------- */
 
 /* A loop of four instructions stops exactly where it is told to, however the budget is cut. */
 static void test_exact_stop(void **state)
@@ -279,15 +283,87 @@ static void test_self_modifying(void **state)
     LOAD(e, CODE, 0xc6, 0x05, 0x01, 0x00, 0x00, 0x00, 0x07, 0xb0, 0x01, 0x88, 0xc3, 0xeb, 0xf3);
     assert_int_equal(cpu_run(c, 4), STOP_BUDGET);
     assert_int_equal(c->gpr[GPR_RBX], 7);
-    /* whole blocks, with the value counted up: 0: inc byte [rip+1]; 6: mov al, 0; 8: movzx ecx, al; 11: add rdx, rcx; 14: jmp 0 */
-    LOAD(e, CODE + 0x1000, 0xfe, 0x05, 0x01, 0x00, 0x00, 0x00, 0xb0, 0x00, 0x0f, 0xb6, 0xc8, 0x48, 0x01, 0xca, 0xeb, 0xf0);
+    /* whole blocks, with the value counted up: 0: inc byte [rip+1]; 6: mov al, 0; 8: movzx ecx, al; 11: add rdx, rcx;
+     * 14: jmp 0 */
+    LOAD(e, CODE + 0x1000, 0xfe, 0x05, 0x01, 0x00, 0x00, 0x00, 0xb0, 0x00, 0x0f, 0xb6, 0xc8, 0x48, 0x01, 0xca, 0xeb,
+         0xf0);
     c->gpr[GPR_RDX] = 0;
     assert_int_equal(cpu_run(c, 5 * 100), STOP_BUDGET);
     assert_int_equal(c->gpr[GPR_RDX], 100 * 101 / 2);
     assert_int_equal(c->rip, CODE + 0x1000);
 }
 
-/* Code that something else than the processor changed: a device's write, or memory behind its back with a bump of the epoch. */
+/* A block that another one of the same page branches to is changed again and again. */
+static void test_modified_target(void **state)
+{
+    struct env *e = *state;
+    struct cpu *c = e->c;
+    /* 0: inc byte [rip+0x22] (the immediate at 0x28); 6: jmp 0x27;  0x27: mov al, 0; 0x29: movzx ecx, al; 0x2c: add
+     * rdx, rcx; 0x2f: jmp 0 */
+    LOAD(e, CODE, 0xfe, 0x05, 0x22, 0x00, 0x00, 0x00, 0xeb, 0x1f);
+    LOAD(e, CODE + 0x27, 0xb0, 0x00, 0x0f, 0xb6, 0xc8, 0x48, 0x01, 0xca, 0xeb, 0xcf);
+    c->rip = CODE;
+    assert_int_equal(cpu_run(c, 6 * 100), STOP_BUDGET);
+    assert_int_equal(c->gpr[GPR_RDX], 100 * 101 / 2);
+}
+
+/* A comparison and the branch behind it run as one operation: same flags, same way as one by one. */
+static void test_compare_and_branch(void **state)
+{
+    struct env *e = *state;
+    struct cpu *c = e->c;
+    static const uint8_t first[][5] = {
+        /* length, bytes: with rax and rbx */
+        {2, 0x38, 0xd8},             /* cmp al, bl */
+        {3, 0x66, 0x39, 0xd8},       /* cmp ax, bx */
+        {2, 0x39, 0xd8},             /* cmp eax, ebx */
+        {3, 0x48, 0x39, 0xd8},       /* cmp rax, rbx */
+        {2, 0x3c, 0xff},             /* cmp al, -1 */
+        {4, 0x66, 0x83, 0xf8, 0x01}, /* cmp ax, 1 */
+        {3, 0x83, 0xf8, 0xff},       /* cmp eax, -1 */
+        {4, 0x48, 0x83, 0xf8, 0x01}, /* cmp rax, 1 */
+        {2, 0x84, 0xd8},             /* test al, bl */
+        {3, 0x66, 0x85, 0xd8},       /* test ax, bx */
+        {2, 0x85, 0xd8},             /* test eax, ebx */
+        {3, 0x48, 0x85, 0xd8},       /* test rax, rbx */
+        {2, 0xa8, 0x80},             /* test al, 0x80 */
+        {2, 0xff, 0xc8},             /* dec eax */
+        {3, 0x48, 0xff, 0xc8},       /* dec rax */
+        {3, 0x83, 0xe8, 0x01},       /* sub eax, 1 */
+        {4, 0x48, 0x83, 0xe8, 0x80}, /* sub rax, -128 */
+        {3, 0x83, 0xc0, 0x7f},       /* add eax, 127 */
+        {4, 0x48, 0x83, 0xc0, 0x01}, /* add rax, 1 */
+        {3, 0x83, 0xe0, 0x0f},       /* and eax, 15 */
+    };
+    uint64_t seed = 99, at = CODE;
+    for (unsigned f = 0; f < ARRAY_LEN(first); f++)
+        for (unsigned cc = 0; cc < 16; cc++, at += 32) {
+            uint8_t code[16] = {0};
+            unsigned n = first[f][0];
+            memcpy(code, first[f] + 1, n);
+            memcpy(code + n, (const uint8_t[]){(uint8_t)(0x70 | cc), 2, 0xeb, 0xfe, 0xeb, 0xfe}, 6);
+            load(e, at, code, sizeof code);
+            for (unsigned k = 0; k < 40; k++) {
+                uint64_t a = rnd(&seed), b = rnd(&seed) & 1 ? a : rnd(&seed);
+                uint32_t flags_in = (uint32_t)rnd(&seed) & FLAG_ARITH;
+                c->gpr[GPR_RAX] = a, c->gpr[GPR_RBX] = b, c->rip = at;
+                flags_set_arith(c, flags_in);
+                step(e);
+                step(e);
+                uint64_t rip = c->rip, rax = c->gpr[GPR_RAX];
+                uint32_t flags = flags_arith(c);
+                c->gpr[GPR_RAX] = a, c->gpr[GPR_RBX] = b, c->rip = at;
+                flags_set_arith(c, flags_in);
+                cpu_run(c, 100);
+                assert_int_equal(c->rip, rip);
+                assert_int_equal(c->gpr[GPR_RAX], rax);
+                assert_int_equal(flags_arith(c), flags);
+            }
+        }
+}
+
+/* Code that something else than the processor changed: a device's write, or memory behind its back with a bump of the
+ * epoch. */
 static void test_foreign_write(void **state)
 {
     struct env *e = *state;
@@ -369,7 +445,8 @@ static void test_fault_in_block(void **state)
     c->exc.valid = false;
 }
 
-/* REP MOVSB that runs into an unmapped page stops there with its registers up to date, and goes on when the page is there. */
+/* REP MOVSB that runs into an unmapped page stops there with its registers up to date, and goes on when the page is
+ * there. */
 static void test_rep_restart(void **state)
 {
     struct env *e = *state;
@@ -430,7 +507,8 @@ static void test_stack(void **state)
 {
     struct env *e = *state;
     struct cpu *c = e->c;
-    LOAD(e, CODE, 0x54, 0x5c, 0x68, 0xff, 0xff, 0xff, 0xff, 0x8f, 0x04, 0x24); /* push rsp; pop rsp; push -1; pop [rsp] */
+    LOAD(e, CODE, 0x54, 0x5c, 0x68, 0xff, 0xff, 0xff, 0xff, 0x8f, 0x04,
+         0x24); /* push rsp; pop rsp; push -1; pop [rsp] */
     cpu_run(c, 1);
     assert_int_equal(c->gpr[GPR_RSP], STACK - 8);
     assert_int_equal(get64(e, STACK - 8), STACK);
@@ -458,6 +536,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_features, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exact_stop, setup, teardown),
         cmocka_unit_test_setup_teardown(test_self_modifying, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_modified_target, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_compare_and_branch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_data_beside_code, setup, teardown),
         cmocka_unit_test_setup_teardown(test_page_crossing, setup, teardown),
