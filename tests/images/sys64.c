@@ -82,7 +82,7 @@ static void syscall_sysret(void)
     sc_ret_r11 = 0x202;
     if (!rt_on_qemu()) {
         /* Intel: SYSRET to a non-canonical address is #GP at CPL 0; AMD: at CPL 3 after the return */
-        sc_ret_rcx = 0x800000000000;
+        sc_ret_rcx = 0x8000000000000000;
         e = user(u_syscall, 0);
         expect_exc("SYSRETQ to a non-canonical RIP", e, GP, 0);
         check_eq("SYSRETQ to a non-canonical RIP: CPL of the fault", e.cs & 3, amd ? 3 : 0);
@@ -301,11 +301,11 @@ __asm__(".text\ncg_entry: mov %cs, %eax\n mov %rax, cg_cs\n mov %ss, %eax\n mov 
         " mov 16(%rsp), %rax\n mov %rax, cg_frame + 16\n mov 24(%rsp), %rax\n mov %rax, cg_frame + 24\n lretq\n");
 extern char cg_entry[];
 enum { SEL_CG = SEL_FREE, SEL_CONF = SEL_FREE + 16, SEL_TMP = SEL_FREE + 24 };
-UASM(u_callgate, "pushq $0; lea ptr_cg(%rip), %rax; rex.w lcall *(%rax); mov %cs, %ebx; mov %ss, %edx; nop");
+UASM(u_callgate, "pushq $0; lea ptr_cg(%rip), %rax; lcall *(%rax); mov %cs, %ebx; mov %ss, %edx; nop");
 UASM(u_farsame, "lea ptr_same(%rip), %rax; lcall *(%rax); mov %cs, %ebx");
 UASM(u_fartok, "lea ptr_k(%rip), %rax; lcall *(%rax)");
 UASM(u_confjmp, "lea ptr_conf(%rip), %rax; ljmp *(%rax)");
-__asm__(".pushsection .user, \"ax\"\n.balign 8\nptr_cg: .quad 0\n .word 0x58 + 3\n.balign 8\nptr_same: .long 0\n .word "
+__asm__(".pushsection .user, \"ax\"\n.balign 8\nptr_cg: .long 0\n .word 0x58 + 3\n.balign 8\nptr_same: .long 0\n .word "
         "0x2b\n.balign 8\n"
         "ptr_k: .long 0x100000\n .word 0x08\n.balign 8\nptr_conf: .long 0\n .word 0x68 + 3\n.balign 8\n"
         "u_lret: lretl\nu_conf: mov %cs, %ebx\n int $0x80\n.popsection\n");
@@ -337,7 +337,7 @@ static void far_transfers(void)
     expect_exc("CALL through a call gate", e, RT_RETURN, 0);
     check_eq("call gate: CS", cg_cs, SEL_K64);
     check_eq("call gate: SS is null with the new RPL", cg_ss, 0);
-    check_eq("call gate: RIP pushed", cg_frame[0], USER_ADDR(u_callgate) + 2 + 7 + 3);
+    check_eq("call gate: RIP pushed", cg_frame[0], USER_ADDR(u_callgate) + 2 + 7 + 2);
     check_eq("call gate: CS pushed", cg_frame[1] & 0xffff, SEL_U64);
     check_eq("call gate: RSP pushed", cg_frame[2], RT_USER_STACK - 72);
     check_eq("call gate: SS pushed", cg_frame[3] & 0xffff, SEL_UDATA);
@@ -351,7 +351,7 @@ static void far_transfers(void)
     expect_exc("call gate to 32-bit code", user(u_callgate, 0), GP, SEL_K32);
     gate(SEL_CG, 0xec, 0, (uint64_t)cg_entry);
     expect_exc("call gate with a null selector", user(u_callgate, 0), GP, 0);
-    gate(SEL_CG, 0xec, SEL_K64, 0x800000000000);
+    gate(SEL_CG, 0xec, SEL_K64, 0x8000000000000000);
     expect_exc("call gate to a non-canonical offset", user(u_callgate, 0), GP, 0);
     gate(SEL_CG, 0xec, SEL_K64, (uint64_t)cg_entry);
     rt_gdt[SEL_CG / 8 + 1] |= 0x1f00ull << 32 & 0x0000090000000000; /* a type in the upper half */
