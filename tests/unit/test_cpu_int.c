@@ -303,6 +303,7 @@ static void test_modified_target(void **state)
     LOAD(e, CODE, 0xfe, 0x05, 0x22, 0x00, 0x00, 0x00, 0xeb, 0x1f);
     LOAD(e, CODE + 0x27, 0xb0, 0x00, 0x0f, 0xb6, 0xc8, 0x48, 0x01, 0xca, 0xeb, 0xcf);
     c->rip = CODE;
+    c->gpr[GPR_RDX] = 0;
     assert_int_equal(cpu_run(c, 6 * 100), STOP_BUDGET);
     assert_int_equal(c->gpr[GPR_RDX], 100 * 101 / 2);
 }
