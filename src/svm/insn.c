@@ -99,7 +99,8 @@ static const uint8_t moved_seg[4] = {SEG_FS, SEG_GS, SEG_TR, SEG_LDTR};
 /* By the width of linear addresses that is implemented, whatever the host's CR4.LA57: the state is a guest's. */
 static bool wide(const struct cpu *c)
 {
-    return model_has(c->model, FEATURE_la57);
+    const struct svm_cpu *s = c->svm;
+    return s->wide;
 }
 
 static uint64_t canonical(const struct cpu *c, uint64_t v)
@@ -446,6 +447,7 @@ bool svm_attach(struct cpu *c)
     s->pause_thresh = model_has(m, FEATURE_pfthreshold);
     s->tsc_rate = model_has(m, FEATURE_tsc_scale);
     s->gmet = model_has(m, FEATURE_gmet);
+    s->wide = model_has(m, FEATURE_la57);
     s->cached_pa = SVM_NO_PA;
     c->svm = s;
     c->virt = &svm_virt_ops;

@@ -61,7 +61,8 @@ struct svm_cpu {
 
     uint64_t ignne, smm_ctl, key; /* MSRs */
     struct svm_caps caps;         /* of the model */
-    bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet;
+    bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet,
+        wide;
 
     uint64_t broken; /* rows of svm_check.def that the last VMRUN found broken, with the fields as they were */
     uint64_t broken_value[SVM_CHECK_COUNT];

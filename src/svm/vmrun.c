@@ -151,7 +151,7 @@ static void read_guest(struct svm_cpu *s, const struct vmcb *v, uint32_t dirty)
         g->cr3 = a->cr3;
         g->cr4 = a->cr4;
     }
-    bool la57 = g->cr4 & CR4_LA57;
+    bool la57 = s->wide; /* by the width that is implemented */
     if (dirty & VMCB_CLEAN_SEG) {
         svm_load_seg(&g->seg[0], &a->es, la57);
         svm_load_seg(&g->seg[1], &a->cs, la57);

@@ -1211,9 +1211,9 @@ static void test_vmload(void **state)
     struct vmcb *v = (struct vmcb *)(void *)(b.ram + VMCB2_PA);
     set_seg(&v->save.fs, 0x23, 0x12345000, 0xfffff, 0x893);
     set_seg(&v->save.gs, 0, 0xffff888000000000, 0, 0);
-    set_seg(&v->save.tr, 0x40, 0x8000123456789ull, 0x67, 0x8b);
+    set_seg(&v->save.tr, 0x40, 0x0200000123456789ull, 0x67, 0x8b);
     set_seg(&v->save.ldtr, 0x48, 0x1000, 0xff, 0x82);
-    v->save.kernel_gs_base = 0x0000900000000000;
+    v->save.kernel_gs_base = 0x0100900000000000;
     v->save.star = 0x1122334455667788;
     v->save.lstar = 0xffffffff81000000;
     v->save.sfmask = 0x47700;
@@ -1222,8 +1222,8 @@ static void test_vmload(void **state)
     assert_int_equal(c->seg[SEG_FS].base, 0x12345000);
     assert_int_equal(c->seg[SEG_FS].ar, 0x8093);
     assert_true(c->seg[SEG_GS].ar & AR_UNUSABLE);
-    assert_int_equal(c->seg[SEG_TR].base, 0x123456789ull); /* canonicalized */
-    assert_int_equal(c->msr.kernel_gs_base, 0xffff900000000000);
+    assert_int_equal(c->seg[SEG_TR].base, 0x123456789ull); /* canonicalized to the 57 bits that are implemented */
+    assert_int_equal(c->msr.kernel_gs_base, 0xff00900000000000 | 0x0100000000000000);
     assert_int_equal(c->msr.star, 0x1122334455667788);
     assert_int_equal(c->msr.lstar, 0xffffffff81000000);
     memset(v, 0, sizeof *v);
