@@ -150,10 +150,11 @@ static void set_up(void)
 static void say_who(const char *when)
 {
     int info[4];
-    char name[13] = "";
     __cpuidex(info, 0x40000000, 0);
-    memcpy(name, &info[1], 12);
-    printf("%s: CPUID leaf 0x40000000 says \"%s\"\n", when, name);
+    if (memcmp(&info[1], "blue pill :)", 12) == 0)
+        printf("%s: CPUID leaf 0x40000000 says \"%.12s\"\n", when, (const char *)&info[1]);
+    else
+        printf("%s: CPUID leaf 0x40000000 names no hypervisor\n", when);
 }
 
 int main(int argc, char **argv)

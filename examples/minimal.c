@@ -21,7 +21,7 @@ int main(void)
 
     __writemsr(SVM_MSR_EFER, __readmsr(SVM_MSR_EFER) | SVM_EFER_SVME);
     __writemsr(SVM_MSR_VM_HSAVE_PA, 0x2000);
-    struct vmcb *v = vmenter_host_ptr(m, 0x1000, 4096);
+    struct vmcb *v = (struct vmcb *)vmenter_host_ptr(m, 0x1000, 4096);
     vmcb_set_intercept(v, SVM_EXIT_VMRUN), vmcb_set_intercept(v, SVM_EXIT_HLT), vmcb_set_intercept(v, SVM_EXIT_IOIO);
     v->control.guest_asid = 1, v->control.iopm_base_pa = 0x3000;
     v->save.cs = v->save.ds = (struct vmcb_seg){.sel = 0x700, .attrib = 0x9b, .limit = 0xffff, .base = 0x7000};

@@ -8,3 +8,4 @@ else
 test-native:
 	@echo "tests/native: the host is no x86-64 processor: skipped"
 endif
+TEST_COMMANDS += tests/examples
