@@ -1,7 +1,7 @@
 # The native intrinsics, by their disassembly, with every compiler that is installed (part of make test).
 .PHONY: test-native
 ifeq ($(shell uname -m),x86_64)
-TEST_COMMANDS += tests/native/disasm
+TEST_COMMANDS += tests/native/disasm tests/native/msvc
 test-native:
 	tests/native/disasm
 else

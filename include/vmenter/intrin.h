@@ -109,6 +109,78 @@ typedef int vmenter_msvc_long;
 #define _writegsbase_u32 vmenter_writegsbase_u32
 #define _writegsbase_u64 vmenter_writegsbase_u64
 
+/* Clang has some more as builtins under -fms-extensions: of the host's processor. */
+#undef __readfsbyte
+#undef __readfsword
+#undef __readfsdword
+#undef __readfsqword
+#undef __readgsbyte
+#undef __readgsword
+#undef __readgsdword
+#undef __readgsqword
+#undef __writefsbyte
+#undef __writefsword
+#undef __writefsdword
+#undef __writefsqword
+#undef __writegsbyte
+#undef __writegsword
+#undef __writegsdword
+#undef __writegsqword
+#undef __addfsbyte
+#undef __addfsword
+#undef __addfsdword
+#undef __addfsqword
+#undef __addgsbyte
+#undef __addgsword
+#undef __addgsdword
+#undef __addgsqword
+#undef __incfsbyte
+#undef __incfsword
+#undef __incfsdword
+#undef __incfsqword
+#undef __incgsbyte
+#undef __incgsword
+#undef __incgsdword
+#undef __incgsqword
+#undef __ud2
+#undef __int2c
+#undef __fastfail
+#define __readfsbyte   vmenter_readfsbyte
+#define __readfsword   vmenter_readfsword
+#define __readfsdword  vmenter_readfsdword
+#define __readfsqword  vmenter_readfsqword
+#define __readgsbyte   vmenter_readgsbyte
+#define __readgsword   vmenter_readgsword
+#define __readgsdword  vmenter_readgsdword
+#define __readgsqword  vmenter_readgsqword
+#define __writefsbyte  vmenter_writefsbyte
+#define __writefsword  vmenter_writefsword
+#define __writefsdword vmenter_writefsdword
+#define __writefsqword vmenter_writefsqword
+#define __writegsbyte  vmenter_writegsbyte
+#define __writegsword  vmenter_writegsword
+#define __writegsdword vmenter_writegsdword
+#define __writegsqword vmenter_writegsqword
+#define __addfsbyte    vmenter_addfsbyte
+#define __addfsword    vmenter_addfsword
+#define __addfsdword   vmenter_addfsdword
+#define __addfsqword   vmenter_addfsqword
+#define __addgsbyte    vmenter_addgsbyte
+#define __addgsword    vmenter_addgsword
+#define __addgsdword   vmenter_addgsdword
+#define __addgsqword   vmenter_addgsqword
+#define __incfsbyte    vmenter_incfsbyte
+#define __incfsword    vmenter_incfsword
+#define __incfsdword   vmenter_incfsdword
+#define __incfsqword   vmenter_incfsqword
+#define __incgsbyte    vmenter_incgsbyte
+#define __incgsword    vmenter_incgsword
+#define __incgsdword   vmenter_incgsdword
+#define __incgsqword   vmenter_incgsqword
+#define __ud2          vmenter_ud2
+#define __int2c        vmenter_int2c
+#define __fastfail     vmenter_fastfail
+
 /* __cpuid with two arguments is MSVC's, with five the macro of <cpuid.h> (the bare instruction). */
 #undef __cpuid
 #define VMENTER_CPUID_PICK(a1, a2, a3, a4, a5, name, ...) name

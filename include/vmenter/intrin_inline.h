@@ -12,26 +12,73 @@
 #define VMENTER_INLINE static __inline__ __attribute__((__always_inline__, __unused__))
 
 /* --- barriers and odds and ends ----------------------------------------------------------------------------------- */
-#define _ReadWriteBarrier()       __asm__ __volatile__("" ::: "memory")
-#define _ReadBarrier()            __asm__ __volatile__("" ::: "memory")
-#define _WriteBarrier()           __asm__ __volatile__("" ::: "memory")
+VMENTER_INLINE void vmenter_barrier(void)
+{
+    __asm__ __volatile__("" ::: "memory");
+}
+#define _ReadWriteBarrier()       vmenter_barrier()
+#define _ReadBarrier()            vmenter_barrier()
+#define _WriteBarrier()           vmenter_barrier()
 #define __faststorefence()        __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #define _ReturnAddress()          __builtin_return_address(0)
 #define _AddressOfReturnAddress() ((void *)((void **)__builtin_frame_address(0) + 1))
 #ifndef __noop
 #define __noop(...) ((void)0)
 #endif
-#if defined(__x86_64__)
-#define __nop() __asm__ __volatile__("nop")
+#undef __nop
 #undef __debugbreak
-#define __debugbreak() __asm__ __volatile__("int3" ::: "memory")
+#undef _mm_pause
+#undef _mm_lfence
+#undef _mm_sfence
+#undef _mm_mfence
+#define __nop()        vmenter_nop()
+#define __debugbreak() vmenter_debugbreak()
+#define _mm_pause()    vmenter_pause()
+#if defined(__x86_64__)
+/* The compiler's own fences want SSE2 switched on. */
+VMENTER_INLINE void vmenter_nop(void)
+{
+    __asm__ __volatile__("nop");
+}
+VMENTER_INLINE void vmenter_debugbreak(void)
+{
+    __asm__ __volatile__("int3" ::: "memory");
+}
+VMENTER_INLINE void vmenter_pause(void)
+{
+    __asm__ __volatile__("pause" ::: "memory");
+}
+VMENTER_INLINE void vmenter_lfence(void)
+{
+    __asm__ __volatile__("lfence" ::: "memory");
+}
+VMENTER_INLINE void vmenter_sfence(void)
+{
+    __asm__ __volatile__("sfence" ::: "memory");
+}
+VMENTER_INLINE void vmenter_mfence(void)
+{
+    __asm__ __volatile__("mfence" ::: "memory");
+}
+#define _mm_lfence() vmenter_lfence()
+#define _mm_sfence() vmenter_sfence()
+#define _mm_mfence() vmenter_mfence()
 #else
-#define __nop()        __asm__ __volatile__("")
-#define __debugbreak() __builtin_trap()
-#define _mm_pause()    __asm__ __volatile__("" ::: "memory")
-#define _mm_lfence()   __atomic_thread_fence(__ATOMIC_SEQ_CST)
-#define _mm_sfence()   __atomic_thread_fence(__ATOMIC_SEQ_CST)
-#define _mm_mfence()   __atomic_thread_fence(__ATOMIC_SEQ_CST)
+VMENTER_INLINE void vmenter_nop(void)
+{
+    __asm__ __volatile__("");
+}
+VMENTER_INLINE void vmenter_debugbreak(void)
+{
+    __builtin_trap();
+}
+VMENTER_INLINE void vmenter_pause(void)
+{
+    __asm__ __volatile__("" ::: "memory");
+}
+#define _mm_lfence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define _mm_sfence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+#define _mm_mfence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
 #endif
 
 /* --- bits --------------------------------------------------------------------------------------------------------- */
@@ -58,37 +105,37 @@
 /* BT and kin address a bit string: the offset is signed and reaches beyond the addressed element. */
 #define VMENTER_BIT_BYTE(a, b) ((volatile unsigned char *)(uintptr_t)(a) + ((b) >> 3))
 #define VMENTER_BIT_FAMILY(suffix, type)                                                                               \
-    VMENTER_INLINE unsigned char _bittest##suffix(const volatile void *a, type b)                                      \
+    VMENTER_INLINE unsigned char vmenter_bittest##suffix(const volatile void *a, type b)                               \
     {                                                                                                                  \
         return (unsigned char)(*VMENTER_BIT_BYTE(a, b) >> (b & 7) & 1);                                                \
     }                                                                                                                  \
-    VMENTER_INLINE unsigned char _bittestandset##suffix(volatile void *a, type b)                                      \
+    VMENTER_INLINE unsigned char vmenter_bittestandset##suffix(volatile void *a, type b)                               \
     {                                                                                                                  \
         volatile unsigned char *p = VMENTER_BIT_BYTE(a, b);                                                            \
         unsigned char old = *p;                                                                                        \
         *p = (unsigned char)(old | 1u << (b & 7));                                                                     \
         return (unsigned char)(old >> (b & 7) & 1);                                                                    \
     }                                                                                                                  \
-    VMENTER_INLINE unsigned char _bittestandreset##suffix(volatile void *a, type b)                                    \
+    VMENTER_INLINE unsigned char vmenter_bittestandreset##suffix(volatile void *a, type b)                             \
     {                                                                                                                  \
         volatile unsigned char *p = VMENTER_BIT_BYTE(a, b);                                                            \
         unsigned char old = *p;                                                                                        \
         *p = (unsigned char)(old & ~(1u << (b & 7)));                                                                  \
         return (unsigned char)(old >> (b & 7) & 1);                                                                    \
     }                                                                                                                  \
-    VMENTER_INLINE unsigned char _bittestandcomplement##suffix(volatile void *a, type b)                               \
+    VMENTER_INLINE unsigned char vmenter_bittestandcomplement##suffix(volatile void *a, type b)                        \
     {                                                                                                                  \
         volatile unsigned char *p = VMENTER_BIT_BYTE(a, b);                                                            \
         unsigned char old = *p;                                                                                        \
         *p = (unsigned char)(old ^ 1u << (b & 7));                                                                     \
         return (unsigned char)(old >> (b & 7) & 1);                                                                    \
     }                                                                                                                  \
-    VMENTER_INLINE unsigned char _interlockedbittestandset##suffix(volatile void *a, type b)                           \
+    VMENTER_INLINE unsigned char vmenter_interlockedbittestandset##suffix(volatile void *a, type b)                    \
     {                                                                                                                  \
         unsigned char bit = (unsigned char)(1u << (b & 7));                                                            \
         return (__atomic_fetch_or(VMENTER_BIT_BYTE(a, b), bit, __ATOMIC_SEQ_CST) & bit) != 0;                          \
     }                                                                                                                  \
-    VMENTER_INLINE unsigned char _interlockedbittestandreset##suffix(volatile void *a, type b)                         \
+    VMENTER_INLINE unsigned char vmenter_interlockedbittestandreset##suffix(volatile void *a, type b)                  \
     {                                                                                                                  \
         unsigned char bit = (unsigned char)(1u << (b & 7));                                                            \
         return (__atomic_fetch_and(VMENTER_BIT_BYTE(a, b), (unsigned char)~bit, __ATOMIC_SEQ_CST) & bit) != 0;         \
@@ -96,6 +143,30 @@
 VMENTER_BIT_FAMILY(, vmenter_msvc_long)
 VMENTER_BIT_FAMILY(64, long long)
 #undef VMENTER_BIT_FAMILY
+#undef _bittest
+#define _bittest(a, b) vmenter_bittest(a, b)
+#undef _bittest64
+#define _bittest64(a, b) vmenter_bittest64(a, b)
+#undef _bittestandset
+#define _bittestandset(a, b) vmenter_bittestandset(a, b)
+#undef _bittestandset64
+#define _bittestandset64(a, b) vmenter_bittestandset64(a, b)
+#undef _bittestandreset
+#define _bittestandreset(a, b) vmenter_bittestandreset(a, b)
+#undef _bittestandreset64
+#define _bittestandreset64(a, b) vmenter_bittestandreset64(a, b)
+#undef _bittestandcomplement
+#define _bittestandcomplement(a, b) vmenter_bittestandcomplement(a, b)
+#undef _bittestandcomplement64
+#define _bittestandcomplement64(a, b) vmenter_bittestandcomplement64(a, b)
+#undef _interlockedbittestandset
+#define _interlockedbittestandset(a, b) vmenter_interlockedbittestandset(a, b)
+#undef _interlockedbittestandset64
+#define _interlockedbittestandset64(a, b) vmenter_interlockedbittestandset64(a, b)
+#undef _interlockedbittestandreset
+#define _interlockedbittestandreset(a, b) vmenter_interlockedbittestandreset(a, b)
+#undef _interlockedbittestandreset64
+#define _interlockedbittestandreset64(a, b) vmenter_interlockedbittestandreset64(a, b)
 
 #undef __popcnt
 #undef __popcnt16
@@ -169,39 +240,40 @@ VMENTER_ROTATE(vmenter_rotr64, 64, unsigned long long, 0)
 __extension__ typedef unsigned __int128 vmenter_u128;
 __extension__ typedef __int128 vmenter_i128;
 
-VMENTER_INLINE unsigned long long __ll_lshift(unsigned long long value, int n)
+VMENTER_INLINE unsigned long long vmenter_ll_lshift(unsigned long long value, int n)
 {
     return value << (n & 63);
 }
-VMENTER_INLINE long long __ll_rshift(long long value, int n)
+VMENTER_INLINE long long vmenter_ll_rshift(long long value, int n)
 {
     return value >> (n & 63);
 }
-VMENTER_INLINE unsigned long long __ull_rshift(unsigned long long value, int n)
+VMENTER_INLINE unsigned long long vmenter_ull_rshift(unsigned long long value, int n)
 {
     return value >> (n & 63);
 }
-VMENTER_INLINE unsigned long long __shiftleft128(unsigned long long low, unsigned long long high, unsigned char n)
+VMENTER_INLINE unsigned long long vmenter_shiftleft128(unsigned long long low, unsigned long long high, unsigned char n)
 {
     return (unsigned long long)((((vmenter_u128)high << 64 | low) << (n & 63)) >> 64);
 }
-VMENTER_INLINE unsigned long long __shiftright128(unsigned long long low, unsigned long long high, unsigned char n)
+VMENTER_INLINE unsigned long long vmenter_shiftright128(unsigned long long low, unsigned long long high,
+                                                        unsigned char n)
 {
     return (unsigned long long)(((vmenter_u128)high << 64 | low) >> (n & 63));
 }
-VMENTER_INLINE long long __emul(int a, int b)
+VMENTER_INLINE long long vmenter_emul(int a, int b)
 {
     return (long long)a * b;
 }
-VMENTER_INLINE unsigned long long __emulu(unsigned int a, unsigned int b)
+VMENTER_INLINE unsigned long long vmenter_emulu(unsigned int a, unsigned int b)
 {
     return (unsigned long long)a * b;
 }
-VMENTER_INLINE long long __mulh(long long a, long long b)
+VMENTER_INLINE long long vmenter_mulh(long long a, long long b)
 {
     return (long long)((vmenter_i128)a * b >> 64);
 }
-VMENTER_INLINE unsigned long long __umulh(unsigned long long a, unsigned long long b)
+VMENTER_INLINE unsigned long long vmenter_umulh(unsigned long long a, unsigned long long b)
 {
     return (unsigned long long)((vmenter_u128)a * b >> 64);
 }
@@ -219,8 +291,17 @@ VMENTER_INLINE unsigned long long vmenter_umul128(unsigned long long a, unsigned
     __builtin_memcpy(high, &h, sizeof(h));
     return (unsigned long long)product;
 }
-#define _mul128(a, b, high)  vmenter_mul128(a, b, high)
-#define _umul128(a, b, high) vmenter_umul128(a, b, high)
+#define __shiftleft128(low, high, n)  vmenter_shiftleft128(low, high, n)
+#define __shiftright128(low, high, n) vmenter_shiftright128(low, high, n)
+#define __emul(a, b)                  vmenter_emul(a, b)
+#define __emulu(a, b)                 vmenter_emulu(a, b)
+#define __mulh(a, b)                  vmenter_mulh(a, b)
+#define __umulh(a, b)                 vmenter_umulh(a, b)
+#define __ll_lshift(value, n)         vmenter_ll_lshift(value, n)
+#define __ll_rshift(value, n)         vmenter_ll_rshift(value, n)
+#define __ull_rshift(value, n)        vmenter_ull_rshift(value, n)
+#define _mul128(a, b, high)           vmenter_mul128(a, b, high)
+#define _umul128(a, b, high)          vmenter_umul128(a, b, high)
 #if defined(__x86_64__)
 /* One DIV or IDIV: #DE on a zero divisor or a quotient that does not fit, as MSVC's. */
 VMENTER_INLINE long long vmenter_div128(long long high, long long low, long long divisor, void *remainder)
@@ -245,7 +326,7 @@ VMENTER_INLINE unsigned long long vmenter_udiv128(unsigned long long high, unsig
 /* --- strings: count elements of 1, 2, 4 or 8 bytes, upwards ------------------------------------------------------- */
 #if defined(__x86_64__)
 #define VMENTER_STRING(letter, type)                                                                                   \
-    VMENTER_INLINE void __stos##letter(void *destination, type value, size_t count)                                    \
+    VMENTER_INLINE void vmenter_stos##letter(void *destination, type value, size_t count)                              \
     {                                                                                                                  \
         __asm__ __volatile__("rep stos" VMENTER_STRING_##letter                                                        \
                              : "+D"(destination), "+c"(count)                                                          \
@@ -265,7 +346,7 @@ VMENTER_INLINE unsigned long long vmenter_udiv128(unsigned long long high, unsig
 #define VMENTER_STRING_q "q"
 #else
 #define VMENTER_STRING(letter, type)                                                                                   \
-    VMENTER_INLINE void __stos##letter(void *destination, type value, size_t count)                                    \
+    VMENTER_INLINE void vmenter_stos##letter(void *destination, type value, size_t count)                              \
     {                                                                                                                  \
         for (unsigned char *p = (unsigned char *)destination; count; count--, p += sizeof(value))                      \
             __builtin_memcpy(p, &value, sizeof(value));                                                                \
@@ -286,6 +367,10 @@ VMENTER_STRING(w, unsigned short)
 VMENTER_STRING(d, vmenter_msvc_ulong)
 VMENTER_STRING(q, unsigned long long)
 #undef VMENTER_STRING
+#define __stosb(destination, value, count)  vmenter_stosb(destination, value, count)
+#define __stosw(destination, value, count)  vmenter_stosw(destination, value, count)
+#define __stosd(destination, value, count)  vmenter_stosd(destination, value, count)
+#define __stosq(destination, value, count)  vmenter_stosq(destination, value, count)
 #define __movsb(destination, source, count) vmenter_movsb(destination, source, count)
 #define __movsw(destination, source, count) vmenter_movsw(destination, source, count)
 #define __movsd(destination, source, count) vmenter_movsd(destination, source, count)

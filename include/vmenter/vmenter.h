@@ -30,15 +30,16 @@ extern "C" {
 
 struct vmenter_machine;
 
-/* Status of functions that can fail. 0 is success; a message for a person goes to the error buffer where one is given. */
+/* Status of functions that can fail. 0 is success; a message for a person goes to the error buffer where one is given.
+ */
 enum vmenter_status {
     VMENTER_OK = 0,
-    VMENTER_EINVAL,  /* an argument is outside what the function states */
-    VMENTER_ENOMEM,  /* the host has no memory left */
-    VMENTER_ENOMODEL,/* no processor model or feature of that name */
-    VMENTER_EBUSY,   /* the logical processor is bound to another thread, or the address range is taken */
-    VMENTER_EUNBOUND,/* the calling thread has no bound processor */
-    VMENTER_ENOSYS,  /* this host cannot do it (for example trapping on a host that is not Linux x86-64) */
+    VMENTER_EINVAL,   /* an argument is outside what the function states */
+    VMENTER_ENOMEM,   /* the host has no memory left */
+    VMENTER_ENOMODEL, /* no processor model or feature of that name */
+    VMENTER_EBUSY,    /* the logical processor is bound to another thread, or the address range is taken */
+    VMENTER_EUNBOUND, /* the calling thread has no bound processor */
+    VMENTER_ENOSYS,   /* this host cannot do it (for example trapping on a host that is not Linux x86-64) */
 };
 
 /* Virtual: retired instructions drive the TSC and every timer (the same input gives the same run). Real: wall clock. */
@@ -51,8 +52,8 @@ enum vmenter_flags {
     VMENTER_IDENTITY = 1 << 0,
     /* Identity mode only: SYSCALL executed by a guest reaches the host's kernel with the guest's registers. */
     VMENTER_HOST_SYSCALLS = 1 << 1,
-    /* The processor starts as firmware would leave it to a VMM: long mode is on, CPL 0, flat segments, paging maps the low
-     * 512 GiB to themselves, interrupts disabled. This is what a hosted VMM without identity mode wants, and the
+    /* The processor starts as firmware would leave it to a VMM: long mode is on, CPL 0, flat segments, paging maps the
+     * low 512 GiB to themselves, interrupts disabled. This is what a hosted VMM without identity mode wants, and the
      * default. With VMENTER_RESET it starts at the reset vector instead. */
     VMENTER_RESET = 1 << 2,
 };
@@ -62,15 +63,15 @@ enum vmenter_flags {
 /* Zero-initialise, set what matters. `size` is sizeof(struct vmenter_config), so that members can be added. */
 struct vmenter_config {
     size_t size;
-    const char *model;         /* "NAME[,+feature,-feature...]" as `vmenter cpus` lists them; NULL: "max" */
-    unsigned cpus;             /* logical processors, 1 to 64; 0 means 1 */
-    uint64_t ram;              /* bytes of RAM from physical address 0, a multiple of 4096; taken from the host as it is touched */
+    const char *model; /* "NAME[,+feature,-feature...]" as `vmenter cpus` lists them; NULL: "max" */
+    unsigned cpus;     /* logical processors, 1 to 64; 0 means 1 */
+    uint64_t ram; /* bytes of RAM from physical address 0, a multiple of 4096; taken from the host as it is touched */
     enum vmenter_clock clock;
-    unsigned flags;            /* enum vmenter_flags */
+    unsigned flags; /* enum vmenter_flags */
 };
 
-/* Creates a machine. On failure *out is NULL and `error` (may be NULL) holds one line that names the thing and the remedy.
- * The caller owns the machine and ends it with vmenter_destroy(). */
+/* Creates a machine. On failure *out is NULL and `error` (may be NULL) holds one line that names the thing and the
+ * remedy. The caller owns the machine and ends it with vmenter_destroy(). */
 VMENTER_API enum vmenter_status vmenter_create(const struct vmenter_config *config, struct vmenter_machine **out,
                                                char error[VMENTER_ERROR_MAX]);
 
@@ -93,7 +94,8 @@ VMENTER_API uint64_t vmenter_phys_addr(struct vmenter_machine *m, const void *pt
 /* Maps the caller's memory at physical address `pa`. Both addresses and `len` are multiples of 4096. The caller keeps
  * ownership and keeps the memory alive until vmenter_unmap() or the machine's end. */
 enum vmenter_map_flags { VMENTER_MAP_READONLY = 1 };
-VMENTER_API enum vmenter_status vmenter_map(struct vmenter_machine *m, uint64_t pa, void *ptr, uint64_t len, unsigned flags);
+VMENTER_API enum vmenter_status vmenter_map(struct vmenter_machine *m, uint64_t pa, void *ptr, uint64_t len,
+                                            unsigned flags);
 VMENTER_API enum vmenter_status vmenter_unmap(struct vmenter_machine *m, uint64_t pa, uint64_t len);
 
 /* Port I/O of the host (the __inbyte family). Without a handler reads give all ones and writes are dropped.
@@ -108,21 +110,22 @@ VMENTER_API void vmenter_set_ports(struct vmenter_machine *m, const struct vment
  * processor takes when its IF (and GIF) allow. rule is one sentence with the manual's section. */
 struct vmenter_event {
     uint8_t vector;
-    bool is_interrupt;     /* an external interrupt or NMI, not an exception */
+    bool is_interrupt; /* an external interrupt or NMI, not an exception */
     bool has_error_code;
     uint32_t error_code;
     const char *intrinsic; /* the name of the intrinsic that raised it, or NULL */
     const char *rule;
 };
 /* The handler may return: for an exception the intrinsic then returns 2 (VMX) or zero/nothing, without its effect; for
- * an interrupt execution goes on. It may also leave by longjmp or a C++ exception. NULL restores the default: exceptions
- * are printed with their rule and abort the process; interrupts without a handler do the same.
- * One handler for each machine. */
+ * an interrupt execution goes on. It may also leave by longjmp or a C++ exception. NULL restores the default:
+ * exceptions are printed with their rule and abort the process; interrupts without a handler do the same. One handler
+ * for each machine. */
 typedef void (*vmenter_event_handler)(void *opaque, const struct vmenter_event *event);
 VMENTER_API void vmenter_set_event_handler(struct vmenter_machine *m, vmenter_event_handler handler, void *opaque);
 
-/* Linux x86-64: VMX, SVM and privileged instructions that the calling thread's native code executes raw are caught (SIGSEGV,
- * SIGILL) and carried out on the bound logical processor. docs/INTRINSICS.md lists what a process cannot trap. */
+/* Linux x86-64: VMX, SVM and privileged instructions that the calling thread's native code executes raw are caught
+ * (SIGSEGV, SIGILL) and carried out on the bound logical processor. docs/INTRINSICS.md lists what a process cannot
+ * trap. */
 VMENTER_API enum vmenter_status vmenter_trap(bool on);
 
 /* Retired instructions, TSC and the like of the bound processor. */
@@ -139,18 +142,19 @@ VMENTER_API void vmenter_get_stats(struct vmenter_stats *out);
 /* Ticks of the machine's TSC per second: what `__rdtsc` counts. */
 VMENTER_API uint64_t vmenter_tsc_hz(const struct vmenter_machine *m);
 
-/* Asks the bound or any other processor of the machine to leave guest mode soon, from any thread or a signal handler: it
- * is delivered as an NMI to that logical processor. */
+/* Asks the bound or any other processor of the machine to leave guest mode soon, from any thread or a signal handler:
+ * it is delivered as an NMI to that logical processor. */
 VMENTER_API void vmenter_kick(struct vmenter_machine *m, unsigned index);
 
-/* Words for a failed entry: writes the reasons that the last VM entry or VMRUN on the bound processor was refused, one line each,
- * with the manual's section titles; returns the length as snprintf does. Empty when the last entry succeeded. */
+/* Words for a failed entry: writes the reasons that the last VM entry or VMRUN on the bound processor was refused, one
+ * line each, with the manual's section titles; returns the length as snprintf does. Empty when the last entry
+ * succeeded. */
 VMENTER_API size_t vmenter_explain_entry(char *buf, size_t size);
 
 /* Disassembles `len` bytes at `code` as if at `rip`, in Intel syntax, a line each, up to `max` instructions.
  * bits is 16, 32 or 64. Returns the length as snprintf does. */
-VMENTER_API size_t vmenter_disassemble(const void *code, size_t len, uint64_t rip, unsigned bits, unsigned max, char *buf,
-                                       size_t size);
+VMENTER_API size_t vmenter_disassemble(const void *code, size_t len, uint64_t rip, unsigned bits, unsigned max,
+                                       char *buf, size_t size);
 
 /* Processor models, in the order of their age. index from 0; NULL past the end. */
 struct vmenter_model {

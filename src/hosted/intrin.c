@@ -694,7 +694,7 @@ void __fastfail(unsigned int code)
 {
 #if defined(__x86_64__)
     if (machine_is_guest())
-        native___fastfail(code);
+        native_vmenter_fastfail(code);
 #endif
     struct binding *b = hosted_begin(HINSN_INT29);
     if (b)
