@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <termios.h>
 #include <time.h>
@@ -22,6 +23,15 @@ uint64_t terminal_time_ns(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* A signal that would end the process ends the guest's run first, so that the terminal is given back. */
+static volatile sig_atomic_t ended_by;
+static const int ending[] = {SIGINT, SIGTERM, SIGHUP};
+
+static void on_signal(int number)
+{
+    ended_by = number;
 }
 
 void terminal_flush(struct terminal *t)
@@ -133,7 +143,7 @@ static enum vmm_outcome look(void *opaque)
         }
         t->quit |= t->escape && t->in_used && (t->in[0] | 32) == 'x';
     }
-    if (t->quit) {
+    if (t->quit || ended_by) {
         return VMM_QUIT;
     }
     return t->deadline_ns && terminal_time_ns() >= t->deadline_ns ? VMM_TIMEOUT : VMM_RUNNING;
@@ -164,6 +174,9 @@ void terminal_open(struct terminal *t, uint64_t timeout_ns)
                                         .wait = wait_input,
                                         .time_ns = time_ns};
     t->deadline_ns = timeout_ns ? terminal_time_ns() + timeout_ns : 0;
+    for (size_t i = 0; i < sizeof(ending) / sizeof(*ending); i++) {
+        signal(ending[i], on_signal);
+    }
     if (t->interactive) {
         struct termios raw, *saved = malloc(sizeof(*saved));
         if (saved && tcgetattr(STDIN_FILENO, saved) == 0) {
@@ -185,5 +198,11 @@ void terminal_close(struct terminal *t)
         tcsetattr(STDIN_FILENO, TCSANOW, t->saved);
         free(t->saved);
         t->saved = NULL;
+    }
+    for (size_t i = 0; i < sizeof(ending) / sizeof(*ending); i++) {
+        signal(ending[i], SIG_DFL);
+    }
+    if (ended_by) {
+        raise(ended_by);
     }
 }
