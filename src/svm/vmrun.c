@@ -47,6 +47,7 @@ static void load_flags(struct cpu *c, uint64_t v)
                            FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
     flags_set_arith(c, v);
     c->rflags_rest = (uint32_t)((v & exist & ~FLAG_ARITH) | FLAG_1);
+    c->rf_at = c->icount; /* RF, if set, covers the next instruction */
 }
 
 /* --- VMRUN ----------------------------------------------------------------------------------------------------- */

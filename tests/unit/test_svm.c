@@ -1283,6 +1283,57 @@ static void test_time(void **state)
     stop(&b);
 }
 
+/* "Paged Real Mode": CR0.PE = 0 and PG = 1 is legal in a VMCB alone. */
+static void test_paged_real(void **state)
+{
+    struct box b;
+    start(&b, "max-amd");
+    for (unsigned nested = 0; nested < 2; nested++) {
+        guest(&b, REAL, nested);
+        b.v->save.cr0 |= CR0_PG;
+        b.v->save.cr3 = G_PDPT_PAE;
+        b.v->save.cr4 |= CR4_PAE;
+        words(&b, G_PT)[CODE >> 12] = 0x40000 | 7;
+        memcpy(b.ram + 0x40000, "\x90\x0f\x20\xc0\x0f\x01\xd9", 7); /* nop; mov eax, cr0; vmmcall */
+        expect(&b, SVM_EXIT_VMMCALL);
+        assert_int_equal(at(&b), 4);
+        assert_int_equal(b.v->save.rax & (CR0_PG | CR0_PE), CR0_PG);
+        /* A page fault there; the guest itself cannot come here. */
+        guest(&b, REAL, nested);
+        b.v->save.cr0 |= CR0_PG;
+        b.v->save.cr3 = G_PDPT_PAE;
+        b.v->save.cr4 |= CR4_PAE;
+        words(&b, G_PT)[0x1b] = 0;
+        vmcb_set_intercept(b.v, SVM_EXIT_EXCEPTION + EXC_PF);
+        set_seg(&b.v->save.ds, G_DATA >> 4, G_DATA, 0xffff, 0x93);
+        CODE_BYTES(&b, "\x88\x07"); /* mov [bx], al */
+        b.c->gpr[GPR_RBX] = 4;
+        expect(&b, SVM_EXIT_EXCEPTION + EXC_PF);
+        assert_int_equal(b.v->control.exitinfo2, G_DATA + 4);
+    }
+    stop(&b);
+}
+
+/* RF of the VMCB holds off one instruction breakpoint. */
+static void test_rf(void **state)
+{
+    struct box b;
+    start(&b, "max-amd");
+    guest(&b, LONG, true);
+    CODE_BYTES(&b, "\x90\x90\x0f\x01\xd9");
+    vmcb_set_intercept(b.v, SVM_EXIT_EXCEPTION + EXC_DB);
+    b.c->dr[0] = CODE;
+    b.v->save.dr7 = 0x402; /* G0: execution */
+    b.v->save.rflags |= FLAG_RF;
+    expect(&b, SVM_EXIT_VMMCALL);
+    b.v->save.rip = CODE;
+    b.v->save.rflags &= ~FLAG_RF;
+    expect(&b, SVM_EXIT_EXCEPTION + EXC_DB);
+    assert_int_equal(at(&b), 0);
+    assert_int_equal(b.v->save.dr6 & 15, 1);
+    stop(&b);
+}
+
 static void test_task_switch(void **state)
 {
     struct box b;
@@ -1350,6 +1401,8 @@ int main(void)
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_vmload),
         cmocka_unit_test(test_time),
+        cmocka_unit_test(test_paged_real),
+        cmocka_unit_test(test_rf),
         cmocka_unit_test(test_task_switch),
         cmocka_unit_test(test_msrs),
     };
