@@ -127,13 +127,17 @@ run: all guest
 # --- tests: tests/*.mk add to these lists -----------------------------------------------------------------------
 # TEST_NEEDS: what must be built. TEST_COMMANDS: scripts that tests/run runs, each prints lines "PASS name" / "FAIL name".
 TEST_NEEDS := $(tests) $(B)/vmenter
-TEST_COMMANDS := tests/cli tests/install tests/boot
+TEST_LONG := test-diff-long
+TEST_COMMANDS := tests/oracles tests/cli tests/install tests/boot
 unit: $(tests)
 include $(sort $(wildcard tests/*.mk bench/*.mk))
 
 $(tests): | setup-test
 test: all setup-test $(TEST_NEEDS) guest
 	@B=$(B) GUEST=$(GUEST) CC="$(CC)" SAN="$(SAN)" tests/run "$(tests)" "$(TEST_COMMANDS)"
+
+test-long: all setup-test
+	$(MAKE) $(TEST_LONG)
 
 # --- the house's rules -------------------------------------------------------------------------------------------
 SOURCES = $(shell git ls-files '*.c' '*.h' '*.cc' '*.cpp' 2>/dev/null)

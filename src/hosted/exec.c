@@ -60,7 +60,7 @@ static COLD void default_event(const struct vmenter_event *ev)
     if (ev->is_interrupt)
         fputs("vmenter: no handler takes it: see vmenter_set_event_handler()\n", stderr);
     fflush(stderr);
-    abort();
+    abort(); /* DEFAULT-HANDLER: <vmenter/vmenter.h> says so */
 }
 
 void hosted_event(struct binding *b, const struct vmenter_event *ev)
