@@ -139,8 +139,11 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
     c->cur = NULL;
     while (!c->stop) {
         if (unlikely(attention(c) || c->icount >= c->deadline)) {
-            if (service(c))
+            if (service(c)) {
+                if (unlikely(c->icount >= end) && !c->stop)
+                    c->stop = STOP_BUDGET;
                 continue;
+            }
             if (c->icount < end && attention(c) & (ATT_STEP | ATT_SHADOW)) {
                 run_one(c, false);
                 continue;

@@ -78,6 +78,7 @@ static void debug_exception(struct cpu *c, uint64_t payload)
 {
     c->exc = (struct cpu_event){.valid = true, .vector = EXC_DB, .type = EVENT_HWEXC, .payload = payload};
     cpu_handle_exception(c);
+    c->icount++; /* a delivery takes time: a handler with a breakpoint on its first instruction must not stop the clock */
 }
 
 static void start_up(struct cpu *c)

@@ -50,9 +50,9 @@ static void load_segment(struct cpu *c, const uint64_t *f, unsigned i)
         .sel = (uint16_t)f[F_GUEST_ES_SELECTOR + i],
     };
     /* "Loading Guest Segment Registers and Descriptor-Table Registers": an unusable one keeps no stray attributes, but
-     * SS its DPL. */
+     * SS its DPL. CS is checked as a usable one whatever the bit says, and is one. */
     if (unlikely(c->seg[i].ar & AR_UNUSABLE))
-        c->seg[i].ar &= AR_UNUSABLE | (i == SEG_SS ? 0x60u : 0);
+        c->seg[i].ar &= i == SEG_CS ? ~AR_UNUSABLE : AR_UNUSABLE | (i == SEG_SS ? 0x60u : 0);
 }
 
 /* "Loading Guest State". False: a PDPTE is not valid. */
@@ -197,6 +197,11 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     struct vmx_cpu *x = vmx_of(c);
     struct vmcs *v = x->cur;
     uint32_t groups = v->dirty;
+    /* Rules that relate fields of different groups stand with one of them. */
+    if (groups & GROUP_CR)
+        groups |= GROUP_INJ | GROUP_SEG | GROUP_FL | GROUP_PDPTE;
+    if (groups & GROUP_SEG)
+        groups |= GROUP_RIP | GROUP_NREG;
     struct vmx_check k = {
         .caps = &x->caps,
         .f = v->f,

@@ -77,8 +77,20 @@ void vmcs_write(struct vmcs *v, int slot, bool high, uint64_t value)
         return;
     v->f[slot] = value;
     v->dirty |= row->group;
-    if (slot == F_GUEST_RFLAGS && ((value ^ old) & FLAG_VM))
-        v->dirty |= GROUP_SEG;
+    switch (slot) {
+    case F_GUEST_RFLAGS:
+        if ((value ^ old) & FLAG_VM)
+            v->dirty |= GROUP_SEG;
+        break;
+    case F_PROC_CONTROLS: /* opening and closing windows is common, and no other group's rules ask for those bits */
+        if (!((value ^ old) & (uint32_t)(VMX_PROC_ACTIVATE_SECONDARY_CONTROLS | VMX_PROC_ACTIVATE_TERTIARY_CONTROLS)))
+            break;
+        /* fall through */
+    case F_PIN_CONTROLS:
+    case F_PROC2_CONTROLS:
+    case F_EXIT_CONTROLS:
+    case F_ENTRY_CONTROLS: v->dirty = GROUP_ALL; break;
+    }
 }
 
 struct vmcs *vmcs_find(struct vmx_cpu *x, uint64_t pa)
