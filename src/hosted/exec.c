@@ -108,7 +108,7 @@ void hosted_raise(struct binding *b)
 struct binding *hosted_begin(enum hinsn id)
 {
     struct binding *b = machine_binding;
-    if (likely(b)) {
+    if (likely(b && !b->running)) {
         b->doing = (unsigned)id;
         b->woken = false;
         return b;
@@ -116,9 +116,10 @@ struct binding *hosted_begin(enum hinsn id)
     struct vmenter_event ev = {
         .vector = EXC_UD,
         .intrinsic = rows[id].name,
-        .rule = "this thread has no logical processor: call vmenter_create() and vmenter_bind() first",
+        .rule = b ? "called from a port handler or a signal handler while the processor runs a guest"
+                  : "this thread has no logical processor: call vmenter_create() and vmenter_bind() first",
     };
-    hosted_event(NULL, &ev);
+    hosted_event(b, &ev);
     return NULL;
 }
 

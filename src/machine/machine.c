@@ -209,6 +209,8 @@ enum vmenter_status vmenter_bind(struct vmenter_machine *m, unsigned index)
     struct binding *b = machine_binding;
     if (b && b->cpu == mc->cpu)
         return VMENTER_OK;
+    if (b && b->running)
+        return VMENTER_EBUSY;
 
     struct binding *fresh = calloc(1, sizeof *fresh);
     if (!fresh || !binding_stack(fresh)) {
@@ -241,7 +243,7 @@ enum vmenter_status vmenter_bind(struct vmenter_machine *m, unsigned index)
 void vmenter_unbind(void)
 {
     struct binding *b = machine_binding;
-    if (!b || machine_is_guest())
+    if (!b || b->running || machine_is_guest())
         return;
     machine_binding = NULL;
     __atomic_store_n(&b->machine->cpu[b->index].bound, NULL, __ATOMIC_RELEASE);

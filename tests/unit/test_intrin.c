@@ -4,6 +4,7 @@
  * general registers across entries and exits, interrupts of the host.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -973,6 +974,85 @@ static void test_two_machines(void **state)
     }
 }
 
+/* Two processors of one machine, each with its thread: an IPI and a kick reach a guest that spins, and a processor that
+ * waits. */
+struct pair {
+    struct fixture *f;
+    unsigned step; /* atomic */
+};
+
+static void await(const unsigned *step, unsigned value)
+{
+    while (__atomic_load_n(step, __ATOMIC_ACQUIRE) < value)
+        sched_yield();
+}
+
+static void x2apic_on(void)
+{
+    __writemsr(0x1b, __readmsr(0x1b) | 0xc00);
+    __writemsr(X2APIC(0xf0), 0x1ff);
+}
+
+static void *second_processor(void *opaque)
+{
+    struct pair *p = opaque;
+    if (vmenter_bind(p->f->m, 1) != VMENTER_OK)
+        return (void *)1;
+    x2apic_on();
+    if (__readmsr(X2APIC(0x20)) != 1)
+        return (void *)2;
+    await(&p->step, 1);
+    __writemsr(X2APIC(0x300), 0x4051); /* fixed, physical, to APIC 0 */
+    await(&p->step, 2);
+    vmenter_kick(p->f->m, 0);
+    await(&p->step, 3);
+    __writemsr(X2APIC(0x300), 0x4052);
+    vmenter_unbind();
+    return NULL;
+}
+
+static void test_two_processors(void **state)
+{
+    static const uint8_t spin[] = {0xc6, 0x03, 0x01, 0xeb, 0xfb}; /* mov byte [rbx], 1; jmp back */
+    struct fixture *f = calloc(1, sizeof *f);
+    struct vmenter_config config = {.size = sizeof config, .ram = 1 << 20, .cpus = 2, .clock = VMENTER_CLOCK_REAL};
+    assert_int_equal(vmenter_create(&config, &f->m, NULL), VMENTER_OK);
+    assert_int_equal(vmenter_bind(f->m, 0), VMENTER_OK);
+    vmenter_set_event_handler(f->m, on_event, f);
+    x2apic_on();
+    prepare(f, spin, sizeof spin);
+    __vmx_vmwrite(VMCS_PIN_CONTROLS,
+                  vmx_controls(VMX_MSR_TRUE_PINBASED_CTLS, VMX_PIN_EXTERNAL_INTERRUPT_EXITING | VMX_PIN_NMI_EXITING));
+    struct pair pair = {f, 0};
+    struct vmenter_regs regs = {0};
+    pthread_t t;
+    regs.rbx = 0x7000;
+    assert_int_equal(pthread_create(&t, NULL, second_processor, &pair), 0);
+    __atomic_store_n(&pair.step, 1, __ATOMIC_RELEASE);
+    assert_int_equal(vmenter_vmlaunch(&regs), 0);
+    assert_int_equal(vmx_field(VMCS_EXIT_REASON), VMX_REASON_EXTERNAL_INTERRUPT);
+    _enable(); /* the host takes it */
+    assert_true(f->events == 1 && f->event.vector == 0x51);
+    _disable();
+    __writemsr(X2APIC(0xb0), 0);
+
+    __atomic_store_n(&pair.step, 2, __ATOMIC_RELEASE);
+    assert_int_equal(vmenter_vmresume(&regs), 0);
+    assert_int_equal(vmx_field(VMCS_EXIT_REASON), VMX_REASON_EXCEPTION_OR_NMI);
+    assert_int_equal(vmx_field(VMCS_EXIT_INTERRUPTION_INFO) & 0x7ff, 0x202);
+
+    _enable();
+    __atomic_store_n(&pair.step, 3, __ATOMIC_RELEASE);
+    if (f->events < 2)
+        __halt();
+    assert_int_equal(f->event.vector, 0x52);
+    void *result;
+    pthread_join(t, &result);
+    assert_ptr_equal(result, NULL);
+    vmenter_destroy(f->m);
+    free(f);
+}
+
 static void test_machine(void **state)
 {
     struct vmenter_machine *a, *b;
@@ -1083,6 +1163,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_svm, set_up_amd, tear_down),
         cmocka_unit_test_setup_teardown(test_gif, set_up_amd, tear_down),
         cmocka_unit_test(test_two_machines),
+        cmocka_unit_test(test_two_processors),
         cmocka_unit_test(test_machine),
         cmocka_unit_test(test_bad_configurations),
         cmocka_unit_test(test_models_and_disassembler),
