@@ -4,15 +4,21 @@
  *
  * A block is the run of operations from one entry point to a branch, an instruction that ends blocks, OP_BLOCK_MAX
  * instructions, or the end of the page. It is found by (physical address, CODE_* and BLOCK_STEP), and through the jump
- * cache by linear address in a context that hasn't changed since. An instruction that crosses a page is a block of its
- * own and remembers the physical page in which it goes on.
+ * cache by linear address in a context that hasn't changed since. A direct branch within a page keeps a link to the
+ * block it leads to. An instruction that crosses a page is a block of its own and remembers the physical page in which
+ * it goes on.
  *
  * Code that changes (SDM volume 3A, "Handling Self- and Cross-Modifying Code"; APM volume 2, "Self-Modifying Code"):
- *   this processor  writes to a page that it noted come to code_written(), which kills the blocks that hold the very
- * bytes. If that is the running block, the operations after the current one become op_leave_block. anyone else raises
- * the memory's code epoch; a block's bytes are compared when it is entered under another epoch than that of its last
- * comparison. Invariants: a block's memory is not used again before everything is flushed, and nothing is flushed while
- * a block runs; so pointers to dead blocks stay good. A page with a block in it is noted in struct mem.
+ *
+ * - This processor: a write to a page that it noted comes to code_written(), which kills the blocks that hold the very
+ *   bytes. If that is the running block, the operations after the current one become op_leave_block.
+ *
+ * - Anyone else: the write raises the memory's code epoch; a block's bytes are compared when it is entered under
+ *   another epoch than that of its last comparison. The jump cache and the links hold for one epoch.
+ *
+ * Invariants: a block's memory is not used again before everything is flushed, and nothing is flushed while a block
+ * runs; so pointers to dead blocks stay good, and a dead block's first operation leaves it. A page with a block in it
+ * is noted in struct mem.
  */
 #include "src/cpu/code.h"
 
@@ -289,8 +295,8 @@ static bool source_extend(struct cpu *c, struct source *s, uint64_t la)
     if (!cpu_fetch_page(c, LA(next), &page, &host))
         return false;
     s->page2 = page.v;
-    s->plain = s->plain && host;
-    if (s->plain && !page_get(c, page.v)) /* noted before the bytes are read */
+    s->plain = s->plain && host && page.v != s->page; /* one page twice: not worth tracking */
+    if (s->plain && !page_get(c, page.v))             /* noted before the bytes are read */
         s->plain = false;
     if (host)
         memcpy(s->bytes + s->avail, host, 15);

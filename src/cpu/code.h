@@ -22,7 +22,7 @@ struct block {
 };
 enum { BLOCK_STEP = 8 }; /* one instruction alone */
 
-#define JUMP_SLOTS 4096u
+#define JUMP_SLOTS 16384u
 struct jump {
     uint64_t la;
     uint64_t key; /* of the context, and the bank's number */
@@ -31,8 +31,9 @@ struct jump {
     uint32_t limit_len; /* bytes of the block - 1 */
 };
 
-/* Where a direct branch goes within its own page: the operation after the branch is one of these. In the page of the branch the translation is
- * that of the branch, so only the code epoch has to be compared. A dead block's first operation leaves it. */
+/* Where a direct branch goes within its own page: the operation after the branch is one of these. In the page of the
+ * branch the translation is that of the branch, so only the code epoch has to be compared. A dead block's first
+ * operation leaves it. */
 struct code_link {
     op_fn *fn;
     const struct op *to[2]; /* by "taken" */
@@ -65,7 +66,7 @@ INLINE uint64_t code_la(const struct cpu *c)
 }
 INLINE unsigned code_jump_slot(uint64_t la)
 {
-    return (unsigned)(la ^ la >> 12) & (JUMP_SLOTS - 1);
+    return (unsigned)(la ^ la >> 14) & (JUMP_SLOTS - 1);
 }
 INLINE uint64_t code_key(const struct cpu *c)
 {
@@ -78,9 +79,9 @@ INLINE uint32_t code_epoch(const struct cpu *c)
 /* The block at RIP that was found before in the same context, or NULL. */
 INLINE struct block *code_lookup64(const struct cpu *c)
 {
-    uint64_t la = c->rip;
+    uint64_t la = c->rip, key = code_key(c);
     const struct jump *j = &c->jump[code_jump_slot(la)];
-    if (unlikely((j->la ^ la) | (j->key ^ code_key(c)) | (j->epoch ^ code_epoch(c))))
+    if (unlikely((j->la ^ la) | (j->key ^ key) | (j->epoch ^ code_epoch(c))))
         return NULL;
     return j->block;
 }
@@ -88,15 +89,16 @@ INLINE struct block *code_lookup(const struct cpu *c)
 {
     if (likely(c->mode == MODE_64))
         return code_lookup64(c);
-    uint64_t la = code_la(c);
+    uint64_t la = code_la(c), key = code_key(c);
     const struct jump *j = &c->jump[code_jump_slot(la)];
-    if (unlikely((j->la ^ la) | (j->key ^ code_key(c)) | (j->epoch ^ code_epoch(c))))
+    if (unlikely((j->la ^ la) | (j->key ^ key) | (j->epoch ^ code_epoch(c))))
         return NULL;
     return c->rip + j->limit_len > c->seg[SEG_CS].limit ? NULL : j->block;
 }
 
-/* Going on from block to block without the run loop, in 64-bit mode, at the end of a handler that has set rip and counted, has no local whose
- * address is taken, and cannot have changed a mode. Without tail calls the run loop does it. */
+/* Going on from block to block without the run loop, in 64-bit mode, at the end of a handler that has set rip and
+ * counted, has no local whose address is taken, and cannot have changed a mode. Without tail calls the run loop does
+ * it. */
 #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_UNDEFINED__)
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer)
@@ -108,7 +110,7 @@ INLINE struct block *code_lookup(const struct cpu *c)
 #endif
 
 #if defined(CODE_NO_TAILS)
-#define GO_ON(c)          return
+#define GO_ON(c)           return
 #define GO_LINKED(c, o, i) return
 #else
 #if defined(__clang__)

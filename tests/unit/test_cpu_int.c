@@ -381,6 +381,32 @@ static void test_foreign_write(void **state)
     assert_int_equal(c->gpr[GPR_RAX] & 0xff, 3);
 }
 
+/* Two processors: code that one runs is changed by the other, which could write to that page directly before. */
+static void test_cross_modifying(void **state)
+{
+    struct env *e = *state;
+    struct cpu *a = e->c, *b = cpu_create(e->m, &e->model, 1);
+    assert_non_null(b);
+    b->cr0 = a->cr0, b->cr4 = a->cr4, b->efer = a->efer, b->cr3 = a->cr3, b->cpl = 0;
+    memcpy(b->seg, a->seg, sizeof b->seg);
+    b->activity = ACTIVITY_ACTIVE;
+    cpu_update_translation(b);
+    LOAD(e, CODE, 0xb0, 0x01, 0xeb, 0xfc);          /* A: mov al, 1; jmp */
+    LOAD(e, CODE + 0x1000, 0x88, 0x1e, 0xeb, 0xfc); /* B: mov [rsi], bl; jmp */
+    b->gpr[GPR_RSI] = CODE + 0x80;
+    b->rip = CODE + 0x1000;
+    cpu_run(b, 1000); /* B's translation of A's page is writable */
+    for (unsigned v = 2; v < 10; v++) {
+        a->rip = CODE;
+        cpu_run(a, 1000);
+        assert_int_equal(a->gpr[GPR_RAX] & 0xff, v - 1);
+        b->gpr[GPR_RSI] = CODE + 1;
+        b->gpr[GPR_RBX] = v;
+        cpu_run(b, 1000);
+    }
+    cpu_destroy(b);
+}
+
 /* Data on a page that holds code: writes that hit no block leave the blocks alone. */
 static void test_data_beside_code(void **state)
 {
@@ -540,6 +566,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_modified_target, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compare_and_branch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_write, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_cross_modifying, setup, teardown),
         cmocka_unit_test_setup_teardown(test_data_beside_code, setup, teardown),
         cmocka_unit_test_setup_teardown(test_page_crossing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fault_in_block, setup, teardown),
