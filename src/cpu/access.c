@@ -178,8 +178,10 @@ static void place_write(struct cpu *c, const struct place *p, const void *buf, u
     }
     memcpy(p->host, buf, len);
     if (noted) {
-        code_written(c, p->pa, len);
-        if (noted > 1)
+        unsigned own = code_noted(c, page);
+        if (own)
+            code_written(c, p->pa, len);
+        if (noted > own) /* another processor decoded from it */
             mem_code_bump(c->mem);
     }
     if (!mem_code_noted(c->mem, page)) /* its last block is gone */

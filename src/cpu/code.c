@@ -84,7 +84,7 @@ bool code_create(struct cpu *c)
     return true;
 }
 
-static struct code_page *page_find(struct code_cache *cc, uint64_t pa)
+static struct code_page *page_find(const struct code_cache *cc, uint64_t pa)
 {
     struct code_page *p = cc->page[page_slot(pa)];
     while (p && p->pa != pa)
@@ -241,6 +241,11 @@ static void page_written(struct cpu *c, struct code_page *p, unsigned first, uns
     p->granules = granules;
     if (!p->blocks)
         page_drop(c, p);
+}
+
+bool code_noted(const struct cpu *c, hpa_t page)
+{
+    return page_find(c->code, page.v) != NULL;
 }
 
 void code_written(struct cpu *c, hpa_t pa, unsigned len)

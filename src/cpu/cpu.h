@@ -502,6 +502,7 @@ INLINE void code_set_key(struct cpu *c)
     c->fetch_key = (uint64_t)(c->cpl == 3) << 4 | (uint64_t)(c->real_mode || c->vm86) << 2 | c->mode;
 }
 void code_flush(struct cpu *c);                         /* everything */
+bool code_noted(const struct cpu *c, hpa_t page);       /* did this processor note the page? */
 void code_written(struct cpu *c, hpa_t pa, unsigned len); /* this processor wrote to a noted page */
 
 #endif
