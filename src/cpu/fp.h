@@ -19,8 +19,11 @@ enum { FP_NEAREST, FP_DOWN, FP_UP, FP_CHOP };
 struct fp_env {
     uint8_t rc;
     bool daz, ftz;
-    bool unmasked_ue; /* tiny results raise UE even if they are exact */
-    uint8_t flags;    /* FP_*, accumulated */
+    bool unmasked_ue, unmasked_oe; /* then tiny results raise UE even if exact, and PE tells of the unbounded result */
+    bool x87;                      /* the x87's choice among NaNs */
+    bool up;                       /* out: the last rounding went up in magnitude */
+    int wrap;                      /* x87: exponent bias of unmasked overflow and underflow; 0 for SSE */
+    uint8_t flags;                 /* FP_*, accumulated */
 };
 enum fp_op { FP_ADD, FP_SUB, FP_MUL, FP_DIV, FP_MIN, FP_MAX, FP_SQRT /* of b */ };
 enum fp_order { FP_LESS, FP_EQUAL, FP_GREATER, FP_UNORDERED };

@@ -34,8 +34,8 @@ struct fp_run {
     struct fp_env e;
 };
 
-/* DEVIATION: with unmasked overflow or underflow PE says whether the result with an unbounded exponent is inexact; here it is set with
- * every overflow and inexact underflow. */
+/* DEVIATION: with unmasked overflow or underflow PE says whether the result with an unbounded exponent is inexact; here
+ * it is set with every overflow and inexact underflow. */
 static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t flags, v128 result, enum tiny tiny)
 {
     uint32_t masks = c->mxcsr >> 7 & MXCSR_FLAGS;
@@ -106,8 +106,12 @@ INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 res
 INLINE void fp_begin(struct cpu *c, struct fp_run *r)
 {
     bool um = !(c->mxcsr & 0x800);
-    r->e = (struct fp_env){
-        .rc = MXCSR_RC(c->mxcsr), .daz = c->mxcsr & MXCSR_DAZ, .ftz = (c->mxcsr & MXCSR_FTZ) && !um, .unmasked_ue = um};
+    r->e = (struct fp_env){.rc = MXCSR_RC(c->mxcsr),
+                           .daz = c->mxcsr & MXCSR_DAZ,
+                           .ftz = (c->mxcsr & MXCSR_FTZ) && !um,
+                           .unmasked_ue = um,
+                           .unmasked_oe = !(c->mxcsr & 0x400)};
+    r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
 }
 INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 result, enum tiny tiny)
 {
@@ -178,8 +182,8 @@ INLINE bool fp_stopped(const struct fp_run *r)
     HOST2(#op "ps")                                                                                                    \
     FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
     HOST2(#op "pd")                                                                                                    \
-    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) HOST2(#op "ss")                                                \
-        FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) HOST2(#op "sd")
+    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO)                                                                \
+    HOST2(#op "ss") FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) HOST2(#op "sd")
 #else
 #define SOFT2(lane, from, count, bits, op)                                                                             \
     {                                                                                                                  \
@@ -193,8 +197,8 @@ INLINE bool fp_stopped(const struct fp_run *r)
     SOFT2(d, 0, 4, 32, SOFT_##op)                                                                                      \
     FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
     SOFT2(q, 0, 2, 64, SOFT_##op)                                                                                      \
-    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO) SOFT2(d, 0, 1, 32, SOFT_##op)                                  \
-        FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) SOFT2(q, 0, 1, 64, SOFT_##op)
+    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO)                                                                \
+    SOFT2(d, 0, 1, 32, SOFT_##op) FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) SOFT2(q, 0, 1, 64, SOFT_##op)
 #define SOFT_add  FP_ADD
 #define SOFT_sub  FP_SUB
 #define SOFT_mul  FP_MUL
@@ -265,8 +269,8 @@ HORIZONTAL_FP(HSUBPS, HSUBPD, sub)
 
 /* --- SSE4.1: dot products: products where imm[7:4] says so, else +0; a fixed order of additions; stored where imm[3:0]
  * says so ------- */
-/* Each element of the result has additions of its own, and their operands' order decides which NaN comes through: as on silicon,
- * element i of the first sum is t[i ^ 1] + t[i], of the second s[i] + s[i ^ 2]. */
+/* Each element of the result has additions of its own, and their operands' order decides which NaN comes through: as on
+ * silicon, element i of the first sum is t[i ^ 1] + t[i], of the second s[i] + s[i ^ 2]. */
 INLINE v128 lanes_d(v128 a, unsigned mask)
 {
     union lanes p = {a}, r = {{0}};
@@ -680,21 +684,59 @@ FP_IMM(ROUNDPD, sse4_1, sse_ld128, TINY_NO)
 FP_IMM(ROUNDSS, sse4_1, sse_ld32, TINY_NO)
 FP_IMM(ROUNDSD, sse4_1, sse_ld64, TINY_NO)
 
-/* --- RCPxx, RSQRTxx: approximations; no flags, MXCSR does not matter
- * ----------------------------------------------------------------------- */
-/* Any relative error up to 1.5 * 2^-12 conforms: the host's own here. */
-#if HOST_X86
-#define APPROX(PS, SS, insn, expr)                                                                                     \
+/* --- RCPxx, RSQRTxx: approximations; no flags, MXCSR does not matter --------------------------------------------- */
+/* Intel's values, on every host: the exact function of the middle of an interval, rounded to 12 bits. The intervals
+ * divide [1, 2) into 2048 for the reciprocal, [1, 2) and [2, 4) into 1024 each for the square root. Denormals count as
+ * zeros, and results as well. */
+static uint32_t reciprocal(uint32_t v)
+{
+    uint32_t sign = v & 0x80000000, frac = v & 0x7fffff, d = 4097 + 2 * (frac >> 12);
+    int exp = (int)(v >> 23 & 255);
+    if (exp == 255)
+        return frac ? v | 0x400000 : sign;
+    if (!exp)
+        return sign | 0x7f800000;
+    if (exp >= 253)
+        return sign;
+    uint32_t t = ((2u << 25) + d) / (2 * d); /* 2^13 / (d / 2^12), to nearest */
+    return sign | (uint32_t)(253 - exp) << 23 | (t & 0xfff) << 11;
+}
+static uint32_t reciprocal_root(uint32_t v)
+{
+    uint32_t sign = v & 0x80000000, frac = v & 0x7fffff;
+    int exp = (int)(v >> 23 & 255);
+    if (exp == 255 && frac)
+        return v | 0x400000;
+    if (!exp)
+        return sign | 0x7f800000;
+    if (sign)
+        return 0xffc00000;
+    if (exp == 255)
+        return 0;
+    unsigned odd = (exp & 1) ^ 1;
+    uint64_t d = (uint64_t)(2049 + 2 * (frac >> 13)) << odd; /* in units of 2^-11 */
+    uint32_t t = 4096;                                       /* the greatest with (t - 1/2)^2 * d <= 2^26 */
+    for (uint32_t bit = 2048; bit; bit >>= 1) {
+        uint64_t k = 2 * (uint64_t)(t + bit) - 1;
+        if (k * k * d <= BIT(39))
+            t += bit;
+    }
+    int half = (exp - 127 - (int)odd) / 2;
+    return (uint32_t)(126 - half) << 23 | (t & 0xfff) << 11;
+}
+#define APPROX(PS, SS, f)                                                                                              \
     VOPX(PS, sse)                                                                                                      \
     {                                                                                                                  \
-        __asm__(insn "ps %1, %0" : "+x"(a) : "x"(b));                                                                  \
-        return a;                                                                                                      \
+        union lanes r = {b};                                                                                           \
+        for (unsigned i = 0; i < 4; i++)                                                                               \
+            r.d[i] = f(r.d[i]);                                                                                        \
+        return r.v;                                                                                                    \
     }                                                                                                                  \
     VOPXL(SS, sse, sse_ld32)                                                                                           \
     {                                                                                                                  \
-        __asm__(insn "ss %1, %0" : "+x"(a) : "x"(b));                                                                  \
-        return a;                                                                                                      \
+        union lanes r = {a};                                                                                           \
+        r.d[0] = f((uint32_t)b[0]);                                                                                    \
+        return r.v;                                                                                                    \
     }
-APPROX(RCPPS, RCPSS, "rcp", )
-APPROX(RSQRTPS, RSQRTSS, "rsqrt", )
-#endif
+APPROX(RCPPS, RCPSS, reciprocal)
+APPROX(RSQRTPS, RSQRTSS, reciprocal_root)

@@ -104,10 +104,6 @@ INLINE int clamp(int v, int lo, int hi)
 {
     return v < lo ? lo : v > hi ? hi : v;
 }
-INLINE int64_t clamp64(int64_t v, int64_t lo, int64_t hi)
-{
-    return v < lo ? lo : v > hi ? hi : v;
-}
 LOOPED(PADDSB, sse2, mmx, sb, 16, clamp(x + y, -128, 127))
 LOOPED(PADDSW, sse2, mmx, sw, 8, clamp(x + y, -32768, 32767))
 LOOPED(PADDUSB, sse2, mmx, b, 16, clamp(x + y, 0, 255))

@@ -80,7 +80,7 @@ X87_BINARY_POP(F)
             c2 = 0;                                                                                                    \
         __asm__ volatile("fldt %3\n\t" i "\n\t" STATUS "testb %b4, %%ah\n\tjnz 2f\n\tfstpt %2\n2:\tfstpt %1"           \
                          : "=&a"(sw), "=m"(*r0), "=m"(*r1)                                                             \
-                         : "m"(*a), "q"(c2)                                                                            \
+                         : "m"(*a), "Q"(c2)                                                                            \
                          : "cc");                                                                                      \
         return sw;                                                                                                     \
     }
