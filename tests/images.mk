@@ -29,17 +29,12 @@ $(B)/vmenter-image: $(image_driver_o) $(LIB)
 # Which model an image needs: ours, Bochs's.
 image_cpu = $(if $(filter svm%,$(1)),max-amd,max)
 image_bochs = $(if $(filter svm%,$(1)),ryzen,corei7_skylake_x)
-# On every model, and there no check may fail. (svm64 and vmxrules64 are written for the one above.)
-image_models := penryn nehalem icelake-server epyc-milan max max-amd
 
+TEST_NEEDS += $(images) $(B)/vmenter-image
+TEST_COMMANDS += tests/images/run
 .PHONY: test-images
 test-images: $(images) $(B)/vmenter-image
-	@mkdir -p $(B)/images/out; status=0; $(foreach i,$(notdir $(images)),\
-	timeout 300 $(B)/vmenter-image --cpu $(call image_cpu,$(i)) $(B)/images/$(i) >$(B)/images/out/$(i).ours </dev/null; \
-	tests/peers/compare -v peer=ours -v image=$(i) tests/peers/known tests/images/expected/$(i).txt $(B)/images/out/$(i).ours || status=1;) \
-	for m in $(image_models); do for i in $(filter-out svm64 vmxrules64,$(notdir $(images))); do \
-	timeout 300 $(B)/vmenter-image --cpu $$m $(B)/images/$$i >$(B)/images/out/$$i.$$m </dev/null || { status=1; echo "  $$m $$i:"; grep ^FAIL $(B)/images/out/$$i.$$m; }; \
-	done; done; exit $$status
+	@B=$(B) tests/images/run
 
 .PHONY: test-peers
 test-peers: test-images

@@ -13,6 +13,11 @@ static bool sp_la(struct cpu *c, const struct op *o, uint64_t offset, unsigned s
 {
     if (c->mode == MODE_64) {
         *la = offset;
+        if (unlikely((o->flags & OPF_MEM) && !(mmu_canonical(offset, c->cr4 & CR4_LA57) &&
+                                               mmu_canonical(offset + size - 1, c->cr4 & CR4_LA57)))) {
+            c->cur = o; /* the operation's segment is that of its memory operand */
+            return cpu_raise(c, EXC_SS, 0);
+        }
         return true;
     }
     c->cur = o;

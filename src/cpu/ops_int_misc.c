@@ -60,6 +60,8 @@ void op_bound(struct cpu *c, const struct op *o)
                     return;
                 bound[i] = (int32_t)b32;
             }
+            if (v < bound[0]) /* before the upper bound is read */
+                break;
         }
         if (v < bound[0] || v > bound[1]) {
             c->cur = o;

@@ -79,14 +79,16 @@ struct dcase {
     /* What is compared; filled by the generator. */
     uint64_t flags_mask;
     uint16_t fsw_mask;
-    /* An access of several parts that faults: which part is tried first, whether others were done, and whether #AC or #GP tells of a
-     * misaligned image is the implementation's choice. Any of #SS, #GP, #PF, #AC will do then; memory is not compared. */
+    /* An access of several parts that faults: which part is tried first, whether others were done, and whether #AC or
+     * #GP tells of a misaligned image is the implementation's choice. Any of #SS, #GP, #PF, #AC will do then; memory is
+     * not compared. */
     bool loose_fault;
     bool loose_memory; /* a near CALL that faults may have written its return address */
     bool loose_state;  /* a restoring instruction that faults may have restored a part */
     bool skip_fault;   /* whether bytes that are masked out can fault is the implementation's choice */
     bool loose_gpr;    /* POPA that faults may have popped a part */
-    bool low_counters; /* 32-bit addresses in 64-bit mode: a REP that faults or has nothing to do may have cleared the upper halves */
+    bool low_counters; /* 32-bit addresses in 64-bit mode: a REP that faults or has nothing to do may have cleared the
+                          upper halves */
     bool mmx;          /* a faulting MMX instruction may or may not have set TOP to 0 and the tags to valid */
     const char *name;
 };

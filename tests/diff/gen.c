@@ -329,7 +329,7 @@ static const char *skip_reason(const struct insn *x)
 /* clang-format off */
 #define SKIP(m, why) case ZYDIS_MNEMONIC_##m: return why;
 #include "tests/diff/rules.def"
-/* clang-format on */
+        /* clang-format on */
     default: break;
     }
     switch (x->i.meta.isa_set) {
@@ -941,16 +941,18 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
                 set_low(&c->in.gpr[1], mode == MODE64 && x.i.address_width == 64 ? 64 : x.i.address_width, n);
         }
         for (unsigned k = 0; k < x.i.operand_count; k++) {
-            if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN && x.op[k].size > 128)
+            if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
+                x.op[k].size > 128)
                 c->loose_fault = true;
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].size == 80)
                 c->loose_memory = true; /* stored in two parts */
-            if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
+            if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+                ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
                 c->mmx = true;
         }
         switch (x.i.mnemonic) {
         case ZYDIS_MNEMONIC_CALL: c->loose_memory = true; /* fallthrough */
-        case ZYDIS_MNEMONIC_CMPSB: /* which operand is read first? */
+        case ZYDIS_MNEMONIC_CMPSB:                        /* which operand is read first? */
         case ZYDIS_MNEMONIC_CMPSW:
         case ZYDIS_MNEMONIC_CMPSD:
         case ZYDIS_MNEMONIC_CMPSQ:
@@ -1018,6 +1020,9 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
                     fill(r, p, size, elem_of_op(op));
                 }
             }
+        if (x.i.meta.category == ZYDIS_CATEGORY_PUSH || x.i.meta.category == ZYDIS_CATEGORY_POP || branch)
+            if (one_in(r, 64))
+                c->in.gpr[4] = interesting(r);
         if (branch && x.op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
             ZydisRegisterGetClass(x.op[0].reg.value) != ZYDIS_REGCLASS_IP)
             c->in.gpr[ZydisRegisterGetId(x.op[0].reg.value) & 15] = code_target(r, mode);

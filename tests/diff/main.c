@@ -3,7 +3,7 @@
  * main.c: the differential test's driver: draws cases, runs both sides, compares, reports.
  *
  *   diff [--family NAME|all] [--mode 64|32|16|all] [--seed N] [--count N] [--case N] [--bytes HEX] [--model NAME]
- *        [--native-only] [--fails N] [--show] [--list]
+ *        [--native-only] [--ours-only] [--fails N] [--show] [--list]
  *
  * A failing case prints its bytes, its text, the state before, what differs after, and the command line that repeats
  * it.
@@ -26,7 +26,7 @@ struct run {
     unsigned family;
     enum diff_mode mode;
     uint64_t seed, count, index, end;
-    bool single, show, native_only;
+    bool single, show, native_only, ours_only;
     const uint8_t *bytes;
     unsigned bytes_len;
 
@@ -126,7 +126,10 @@ struct delta {
     } while (0)
 #define ULL(x) ((unsigned long long)(x))
 
-static bool memory_fault(unsigned vector) { return (vector >= 12 && vector <= 14) || vector == 17; }
+static bool memory_fault(unsigned vector)
+{
+    return (vector >= 12 && vector <= 14) || vector == 17;
+}
 
 static unsigned compare(const struct run *r, const struct dstate *a, const struct dstate *o, bool print)
 {
@@ -154,7 +157,8 @@ static unsigned compare(const struct run *r, const struct dstate *a, const struc
     if (a->rip != o->rip)
         DIFFER(d, "rip: native %#llx, ours %#llx\n", ULL(a->rip), ULL(o->rip));
     for (int i = 0; i < (c->in.mode == MODE64 ? 16 : 8); i++)
-        if ((a->gpr[i] ^ o->gpr[i]) & (low && (i == 1 || i == 6 || i == 7) ? 0xffffffff : ~0ull) && !(fault && c->loose_gpr))
+        if ((a->gpr[i] ^ o->gpr[i]) & (low && (i == 1 || i == 6 || i == 7) ? 0xffffffff : ~0ull) &&
+            !(fault && c->loose_gpr))
             DIFFER(d, "%s: native %016llx, ours %016llx\n", gpr_name[i], ULL(a->gpr[i]), ULL(o->gpr[i]));
     uint64_t fm = fault ? ~0ull : c->flags_mask;
     if ((a->rflags ^ o->rflags) & fm)
@@ -311,6 +315,21 @@ static bool step(void *opaque, struct dstate *s)
     return false;
 }
 
+static void ours_loop(struct run *r)
+{
+    struct dstate out;
+    for (; r->index < r->end; r->index++) {
+        memcpy(r->before, r->base, DATA_LEN);
+        if (!diff_gen_case(r->gen, r->family, r->mode, r->seed, r->index, &r->c, r->before)) {
+            r->left_out++;
+            continue;
+        }
+        memcpy(diff_ours_data(r->ours), r->before, DATA_LEN);
+        r->failed += !diff_ours_run(r->ours, &r->c, &out);
+        r->ran++;
+    }
+}
+
 static unsigned parse_bytes(const char *s, uint8_t *out)
 {
     unsigned n = 0;
@@ -338,6 +357,8 @@ int main(int argc, char **argv)
         const char *a = argv[i], *v = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(a, "--native-only") == 0)
             r.native_only = true;
+        else if (strcmp(a, "--ours-only") == 0) /* nothing is compared: for the sanitizers */
+            r.ours_only = true;
         else if (strcmp(a, "--show") == 0)
             r.show = true;
         else if (strcmp(a, "--list") == 0)
@@ -367,9 +388,9 @@ int main(int argc, char **argv)
             goto usage;
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (!diff_native_init())
+    if (!r.ours_only && !diff_native_init())
         return 2;
-    r.gen = diff_gen_new(diff_native_mode(MODE16));
+    r.gen = diff_gen_new(r.ours_only || diff_native_mode(MODE16));
     if (!r.gen)
         return 2;
     if (list) {
@@ -381,7 +402,8 @@ int main(int argc, char **argv)
         uint64_t v = rng_next(&fillr);
         memcpy(r.base + i, &v, 8);
     }
-    memset(diff_native_code, DIFF_CODE_FILL, CODE_LEN);
+    if (!r.ours_only)
+        memset(diff_native_code, DIFF_CODE_FILL, CODE_LEN);
     if (!r.native_only) {
         r.ours = diff_ours_new(r.model);
         if (!r.ours) {
@@ -402,7 +424,8 @@ int main(int argc, char **argv)
         unsigned modes = 0;
         for (unsigned m = 0; m < MODE_COUNT; m++) {
             r.mode = (enum diff_mode)m;
-            if ((strcmp(mode, "all") != 0 && strcmp(mode, mode_name[m]) != 0) || !diff_native_mode(r.mode))
+            if ((strcmp(mode, "all") != 0 && strcmp(mode, mode_name[m]) != 0) ||
+                (!r.ours_only && !diff_native_mode(r.mode)))
                 continue;
             if (!r.bytes && !diff_family_templates(r.gen, r.family, r.mode))
                 continue;
@@ -415,7 +438,10 @@ int main(int argc, char **argv)
             r.single = only != UINT64_MAX;
             r.end = only != UINT64_MAX ? only + 1 : n;
             r.have = false;
-            diff_native_loop(step, &r);
+            if (r.ours_only)
+                ours_loop(&r);
+            else
+                diff_native_loop(step, &r);
         }
         clock_gettime(CLOCK_MONOTONIC, &t1);
         double s = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) * 1e-9;
@@ -445,6 +471,6 @@ int main(int argc, char **argv)
 usage:
     fprintf(stderr,
             "usage: diff [--family NAME|all] [--mode 64|32|16|all] [--seed N] [--count N] [--case N] [--bytes HEX]\n"
-            "            [--model NAME] [--native-only] [--fails N] [--show] [--list]\n");
+            "            [--model NAME] [--native-only] [--ours-only] [--fails N] [--show] [--list]\n");
     return 2;
 }
