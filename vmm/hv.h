@@ -144,6 +144,8 @@ struct hv_ops {
     void (*want_nmi)(struct vmm *v);
     /* After RIP has been moved past an instruction: the interrupt shadow is over. */
     void (*end_shadow)(struct vmm *v);
+    /* RIP has been moved past an instruction that ran with RFLAGS.TF set: its debug exception is due. */
+    void (*single_step)(struct vmm *v);
     /* Drops what the processor holds of the guest's translations. */
     void (*flush)(struct vmm *v);
     /* Accesses to this MSR go to the processor, without exits. */

@@ -288,7 +288,9 @@ uint64_t machine_deadline(struct vmm *v)
     ns = min64(ns, rtc_deadline(&v->rtc));
     ns = min64(ns, uart_deadline(&v->uart));
     ns = min64(ns, acpi_pm_deadline(&v->pm));
-    return min64(machine_tsc_of(v, ns), lapic_deadline(&v->lapic));
+    uint64_t until = min64(machine_tsc_of(v, ns), lapic_deadline(&v->lapic)), soon = __rdtsc() + v->tsc_khz / 1000;
+    /* A microsecond at least: a guest with an absurd timer comes forward all the same. */
+    return until < soon ? soon : until;
 }
 
 bool machine_has_interrupt(struct vmm *v)

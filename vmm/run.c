@@ -71,6 +71,9 @@ void vmm_skip(struct vmm *v, const struct exit *e)
     rip += len;
     v->hv->set(v, HV_RIP, vmm_code_bits(v) == 64 ? rip : (uint32_t)rip);
     v->hv->end_shadow(v);
+    if (v->hv->get(v, HV_RFLAGS) & RFLAGS_TF) {
+        v->hv->single_step(v);
+    }
 }
 
 /* What the next entry injects, and whether a window is to be asked for. */

@@ -410,6 +410,13 @@ static void svm_end_shadow(struct vmm *v)
 {
     ctl(v)->interrupt_shadow &= ~VMCB_INTERRUPT_SHADOW;
 }
+static void svm_single_step(struct vmm *v)
+{
+    save(v)->dr6 |= 1 << 14; /* BS */
+    dirty(v, VMCB_CLEAN_DR);
+    vmm_queue_exception(v, VECTOR_DB, false, 0);
+}
+
 static void svm_flush(struct vmm *v)
 {
     v->svm->flush = true;
@@ -449,6 +456,7 @@ const struct hv_ops hv_svm = {
     .can_nmi = svm_can_nmi,
     .want_nmi = svm_want_nmi,
     .end_shadow = svm_end_shadow,
+    .single_step = svm_single_step,
     .flush = svm_flush,
     .pass_msr = svm_pass_msr,
     .insn_bytes = svm_insn_bytes,

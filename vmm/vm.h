@@ -54,6 +54,7 @@
 #define EFER_LMA    (UINT64_C(1) << 10)
 #define EFER_NXE    (UINT64_C(1) << 11)
 #define RFLAGS_1    (UINT64_C(1) << 1)
+#define RFLAGS_TF   (UINT64_C(1) << 8)
 #define RFLAGS_IF   (UINT64_C(1) << 9)
 #define RFLAGS_RF   (UINT64_C(1) << 16)
 #define RFLAGS_VM   (UINT64_C(1) << 17)

@@ -569,6 +569,18 @@ static void set_cr0(struct vmm *v, uint64_t value)
     wr(VMCS_CR0_READ_SHADOW, value);
 }
 
+/* PAE paging under EPT: the PDPTEs are VMCS fields, loaded where MOV CR would have loaded them. */
+static void load_pdptes(struct vmm *v)
+{
+    if (!(vmx_get(v, HV_CR0) & CR0_PG) || !(vmx_get(v, HV_CR4) & CR4_PAE) || (vmx_get(v, HV_EFER) & EFER_LMA)) {
+        return;
+    }
+    const uint64_t *p = mem_guest(v, vmx_get(v, HV_CR3) & 0xffffffe0, 32);
+    for (unsigned i = 0; p && i < 4; i++) {
+        wr(VMCS_GUEST_PDPTE0 + 2 * i, p[i]);
+    }
+}
+
 static void vmx_set(struct vmm *v, enum hv_reg r, uint64_t value)
 {
     struct hv_vmx_state *x = v->vmx;
@@ -576,15 +588,22 @@ static void vmx_set(struct vmm *v, enum hv_reg r, uint64_t value)
     case HV_RIP: wr(VMCS_GUEST_RIP, value); break;
     case HV_RSP: v->regs.reg[REG_RSP] = value; break;
     case HV_RFLAGS: wr(VMCS_GUEST_RFLAGS, value); break;
-    case HV_CR0: set_cr0(v, value); break;
+    case HV_CR0:
+        set_cr0(v, value);
+        load_pdptes(v);
+        break;
     case HV_CR2: __writecr2(value); break;
     case HV_CR3:
         x->guest_cr3 = value;
         if (!x->unpaged) {
             wr(VMCS_GUEST_CR3, value);
+            load_pdptes(v);
         }
         break;
-    case HV_CR4: set_cr4(v, value); break;
+    case HV_CR4:
+        set_cr4(v, value);
+        load_pdptes(v);
+        break;
     case HV_EFER: set_efer(v, value); break;
     case HV_DR7: wr(VMCS_GUEST_DR7, value); break;
     case HV_PAT: wr(VMCS_GUEST_PAT, value); break;
@@ -692,6 +711,11 @@ static void vmx_end_shadow(struct vmm *v)
     }
 }
 
+static void vmx_single_step(struct vmm *v)
+{
+    wr(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS, rd(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS) | VMX_PENDING_DBG_BS);
+}
+
 static void vmx_flush(struct vmm *v)
 {
     v->vmx->flush = true;
@@ -734,6 +758,7 @@ const struct hv_ops hv_vmx = {
     .can_nmi = vmx_can_nmi,
     .want_nmi = vmx_want_nmi,
     .end_shadow = vmx_end_shadow,
+    .single_step = vmx_single_step,
     .flush = vmx_flush,
     .pass_msr = vmx_pass_msr,
     .insn_bytes = vmx_insn_bytes,
