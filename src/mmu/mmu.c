@@ -132,6 +132,7 @@ again:;
         fault->kind = MMU_EPT_VIOLATION;
         fault->error = q | (rights & EPT_R ? BIT(3) : 0) | (rights & EPT_W ? BIT(4) : 0) |
                        (rights & EPT_X ? BIT(5) : 0) | (s->ept_mbec && (rights & EPT_XU) ? BIT(6) : 0);
+        fault->suppress_ve = e & BIT(63);
         return fault->kind;
     }
 
@@ -139,10 +140,21 @@ again:;
     if (ad && !(access & MMU_PROBE))
         for (unsigned i = 0; i < n; i++) {
             uint64_t set = used[i].value | EPT_A | (used[i].leaf && dirty ? EPT_D : 0);
+            /* SDM 3C, "Page-Modification Logging": before the dirty flag is set. */
+            bool log = s->pml_index && (set & ~used[i].value & EPT_D);
+            if (log && *s->pml_index > 511) {
+                fault->kind = MMU_PML_FULL;
+                return fault->kind;
+            }
             if (set != used[i].value && !mem_cas64(m, used[i].at, used[i].value, set)) {
                 uint64_t now;
                 if (mem_read64(m, used[i].at, &now) && now != used[i].value)
                     goto again;
+            }
+            if (log) {
+                uint64_t page = gpa.v & PAGE_BASE;
+                mem_write(m, HPA(s->pml_address + *s->pml_index * 8), &page, sizeof page);
+                *s->pml_index = (*s->pml_index - 1) & 0xffff;
             }
             if (used[i].leaf)
                 e = set;

@@ -32,6 +32,8 @@ struct mmu_second {
     bool gbpages;
     bool ept_exec_only, ept_mbec, ept_ad; /* EPT capabilities and controls in force (ad: EPTP bit 6) */
     bool ept_paging_write, ept_sss;
+    uint64_t *pml_index; /* page-modification logging: the PML index, counted down; null: off */
+    uint64_t pml_address;
     bool npt_gmet; /* guest mode execute trap: a user page of the nested tables is not executable to a supervisor */
 };
 
@@ -50,6 +52,7 @@ enum mmu_fault_kind {
     MMU_PAGE_FAULT,    /* error: the #PF error code */
     MMU_EPT_VIOLATION, /* error: exit qualification bits 0-11 (8: fault was on the final translation, not on a table) */
     MMU_EPT_MISCONFIG,
+    MMU_PML_FULL, /* a dirty flag would have been set and logged */
     MMU_NPT_FAULT, /* error: EXITINFO1 */
 };
 struct mmu_fault {
@@ -57,6 +60,7 @@ struct mmu_fault {
     uint64_t error;
     gpa_t gpa;     /* second-level faults */
     bool la_valid; /* a linear address caused it (not a PDPTE load) */
+    bool suppress_ve; /* EPT violation: bit 63 of the entry that ended the walk */
 };
 
 struct mmu_result {

@@ -55,6 +55,26 @@ static void load_segment(struct cpu *c, const uint64_t *f, unsigned i)
         c->seg[i].ar &= i == SEG_CS ? ~AR_UNUSABLE : AR_UNUSABLE | (i == SEG_SS ? 0x60u : 0);
 }
 
+/* The second level that the controls of v ask for: EPT is enabled. */
+void vmx_load_second(struct cpu *c, struct vmcs *v)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    const uint64_t *f = v->f;
+    c->second = (struct mmu_second){
+        .kind = MMU_SECOND_EPT,
+        .root = f[F_EPT_POINTER],
+        .maxphyaddr = x->caps.maxphyaddr,
+        .gbpages = x->caps.ept_vpid & VMX_EPT_CAP_1G,
+        .ept_exec_only = x->caps.ept_vpid & VMX_EPT_CAP_EXECUTE_ONLY,
+        .ept_mbec = x->proc2 & VMX_PROC2_MODE_BASED_EXECUTE_CONTROL,
+        .ept_ad = f[F_EPT_POINTER] & VMX_EPTP_ACCESSED_DIRTY,
+    };
+    if (x->proc2 & VMX_PROC2_ENABLE_PML) {
+        c->second.pml_index = &v->f[F_GUEST_PML_INDEX];
+        c->second.pml_address = f[F_PML_ADDRESS];
+    }
+}
+
 /* "Loading Guest State". False: a PDPTE is not valid. */
 static bool load_guest(struct cpu *c, struct vmcs *v)
 {
@@ -101,15 +121,7 @@ static bool load_guest(struct cpu *c, struct vmcs *v)
     c->cpl = (uint8_t)AR_DPL(c->seg[SEG_SS].ar);
 
     if (ept)
-        c->second = (struct mmu_second){
-            .kind = MMU_SECOND_EPT,
-            .root = f[F_EPT_POINTER],
-            .maxphyaddr = x->caps.maxphyaddr,
-            .gbpages = x->caps.ept_vpid & VMX_EPT_CAP_1G,
-            .ept_exec_only = x->caps.ept_vpid & VMX_EPT_CAP_EXECUTE_ONLY,
-            .ept_mbec = x->proc2 & VMX_PROC2_MODE_BASED_EXECUTE_CONTROL,
-            .ept_ad = f[F_EPT_POINTER] & VMX_EPTP_ACCESSED_DIRTY,
-        };
+        vmx_load_second(c, v);
     if (unlikely((c->cr0 & CR0_PG) && (c->cr4 & CR4_PAE) && !guest64)) {
         if (ept) {
             for (unsigned i = 0; i < 4; i++)
@@ -223,6 +235,7 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     x->proc2 = vmx_proc2(v->f);
     x->host_rights = vmx_translation_rights(c);
     x->mtf_pending = x->tpr_below = false;
+    x->pause_last = x->pause_first = 0;
     x->timer_end = UINT64_MAX;
     memset(&x->info, 0, sizeof x->info);
 

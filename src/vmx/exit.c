@@ -205,6 +205,7 @@ static void leave(struct cpu *c, struct vmcs *v)
     c->vpid = 0;
     c->second.kind = MMU_SECOND_NONE;
     c->second.root = 0;
+    c->second.pml_index = NULL;
     if (!vpid || x->host_rights != vmx_translation_rights(c))
         tlb_flush_matching(&c->tlbs, 0, -1, 0, true, false);
     bool bad_pdpte = false;

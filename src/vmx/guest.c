@@ -36,6 +36,7 @@ uint64_t vmx_intercepts(const struct vmcs *v)
         uint64_t icpt;
     } secondary[] = {
         {VMX_PROC2_WBINVD_EXITING, BIT(ICPT_WBINVD)},
+        {VMX_PROC2_PAUSE_LOOP_EXITING, BIT(ICPT_PAUSE)},
         {VMX_PROC2_RDRAND_EXITING, BIT(ICPT_RDRAND)},
         {VMX_PROC2_RDSEED_EXITING, BIT(ICPT_RDSEED)},
         {VMX_PROC2_DESCRIPTOR_TABLE_EXITING, BIT(ICPT_SIDT) | BIT(ICPT_SGDT) | BIT(ICPT_SLDT) | BIT(ICPT_STR) |
@@ -104,6 +105,21 @@ static uint32_t table_info(const struct cpu *c, const struct op *o, enum icpt wh
     }
 }
 
+/* "PAUSE-loop exiting". */
+static bool pause_loop(struct cpu *c)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    uint64_t now = cpu_tsc(c), last = x->pause_last;
+    if (c->cpl)
+        return false;
+    x->pause_last = now;
+    if (!last || now - last > x->cur->f[F_PLE_GAP]) {
+        x->pause_first = now;
+        return false;
+    }
+    return now - x->pause_first > x->cur->f[F_PLE_WINDOW];
+}
+
 static bool guest_insn(struct cpu *c, enum icpt what, uint64_t info)
 {
     struct vmx_cpu *x = vmx_of(c);
@@ -155,7 +171,7 @@ static bool guest_insn(struct cpu *c, enum icpt what, uint64_t info)
             insn_info = table_info(c, o, what);
         break;
     case ICPT_PAUSE:
-        if (!(x->proc & VMX_PROC_PAUSE_EXITING))
+        if (!(x->proc & VMX_PROC_PAUSE_EXITING) && !pause_loop(c))
             return false;
         break;
     default: break;
@@ -338,6 +354,55 @@ static bool guest_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool
     return true;
 }
 
+/* "Convertible EPT Violations", "Delivery of Virtualization Exceptions". */
+static bool convertible(struct cpu *c, const struct mmu_fault *fault)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    uint32_t busy;
+    if (!(x->proc2 & VMX_PROC2_EPT_VIOLATION_VE) || fault->kind != MMU_EPT_VIOLATION || fault->suppress_ve ||
+        !(c->cr0 & CR0_PE) || c->vectoring.valid)
+        return false;
+    mem_read(c->mem, HPA(x->cur->f[F_VE_INFORMATION_ADDRESS] + 4), &busy, sizeof busy);
+    return busy == 0;
+}
+
+static void virtualization_exception(struct cpu *c, const struct mmu_fault *fault, la_t la)
+{
+    const uint64_t *f = vmx_of(c)->cur->f;
+    uint64_t area = f[F_VE_INFORMATION_ADDRESS];
+    uint32_t head[2] = {VMX_REASON_EPT_VIOLATION, 0xffffffff};
+    uint64_t body[3] = {fault->error | (c->nmi_unblocking_iret ? BIT(12) : 0), la.v, fault->gpa.v};
+    uint16_t index = (uint16_t)f[F_EPTP_INDEX];
+    mem_write(c->mem, HPA(area), head, sizeof head);
+    mem_write(c->mem, HPA(area + 8), body, sizeof body);
+    mem_write(c->mem, HPA(area + 32), &index, sizeof index);
+    cpu_raise(c, EXC_VE, 0);
+}
+
+/* "VM Functions": VMFUNC; function 0 is EPTP switching. c->cur stays set when the instruction is to complete. */
+static bool guest_vmfunc(struct cpu *c)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    struct vmcs *v = x->cur;
+    uint32_t function = (uint32_t)c->gpr[GPR_RAX], index = (uint32_t)c->gpr[GPR_RCX];
+    uint64_t eptp;
+    if (!(x->proc2 & VMX_PROC2_ENABLE_VM_FUNCTIONS) || function > 63)
+        return undefined(c);
+    if (v->f[F_VM_FUNCTION_CONTROLS] >> function & 1 && function == 0 && index < 512) {
+        mem_read(c->mem, HPA(v->f[F_EPTP_LIST_ADDRESS] + index * 8), &eptp, sizeof eptp);
+        if (vmx_eptp_valid(&x->caps, eptp)) {
+            v->f[F_EPT_POINTER] = eptp;
+            if (x->proc2 & VMX_PROC2_EPT_VIOLATION_VE)
+                v->f[F_EPTP_INDEX] = (uint16_t)index;
+            vmx_load_second(c, v);
+            cpu_update_translation(c);
+            return true;
+        }
+    }
+    vmx_exit_insn(c, NULL, VMX_REASON_VMFUNC, 0, 0);
+    return true;
+}
+
 /* "EPT Violations", "EPT Misconfigurations". */
 static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_t la, unsigned access)
 {
@@ -350,6 +415,15 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
         return true;
     }
     uint64_t qualification = fault->error;
+    if (fault->kind == MMU_PML_FULL) {
+        vmx_exit(c, VMX_REASON_PAGE_MODIFICATION_LOG_FULL, c->nmi_unblocking_iret && !c->vectoring.valid ? BIT(12) : 0);
+        return true;
+    }
+    if (convertible(c, fault)) {
+        x->info.set_rf = false;
+        virtualization_exception(c, fault, la);
+        return true;
+    }
     if (fault->la_valid)
         v->f[F_GUEST_LINEAR_ADDRESS] = la.v;
     if (c->nmi_unblocking_iret && !c->vectoring.valid)
@@ -529,4 +603,5 @@ const struct guest_ops vmx_guest_ops = {
     .read_cr8 = guest_read_cr8,
     .write_cr8 = guest_write_cr8,
     .exited_iret = guest_iret,
+    .vmfunc = guest_vmfunc,
 };

@@ -156,32 +156,45 @@ enum vmx_result vmx_vmptrst(struct cpu *c, uint64_t *pa)
     return VMX_SUCCEED;
 }
 
+static enum vmx_result fail_valid(struct vmcs *v, unsigned error)
+{
+    vmcs_set(v, F_VM_INSTRUCTION_ERROR, error);
+    return VMX_FAIL_VALID;
+}
+
+enum vmx_result vmx_read_component(struct cpu *c, struct vmcs *v, uint64_t field, uint64_t *value)
+{
+    if (!vmcs_read(&vmx_of(c)->caps, v, field, value))
+        return fail_valid(v, VMX_ERR_UNSUPPORTED_COMPONENT);
+    return VMX_SUCCEED;
+}
+
+enum vmx_result vmx_write_component(struct cpu *c, struct vmcs *v, uint64_t field, uint64_t value)
+{
+    const struct vmx_caps *caps = &vmx_of(c)->caps;
+    int slot = vmcs_slot_of(field);
+    if (slot < 0 || !caps->field[slot] || ((field & 1) && vmcs_rows[slot].width != VMCS_WIDTH_64))
+        return fail_valid(v, VMX_ERR_UNSUPPORTED_COMPONENT);
+    if (vmcs_rows[slot].type == VMCS_TYPE_READ_ONLY && !(caps->misc & VMX_MISC_VMWRITE_ANY_FIELD))
+        return fail_valid(v, VMX_ERR_READ_ONLY_COMPONENT);
+    vmcs_write(v, slot, field & 1, value);
+    return VMX_SUCCEED;
+}
+
 enum vmx_result vmx_vmread(struct cpu *c, uint64_t field, uint64_t *value)
 {
     if (!vmx_insn_allowed(c))
         return VMX_FAULT;
-    struct vmx_cpu *x = vmx_of(c);
-    if (!x->cur)
-        return VMX_FAIL_INVALID;
-    if (!vmcs_read(&x->caps, x->cur, field, value))
-        return vmx_fail(c, VMX_ERR_UNSUPPORTED_COMPONENT);
-    return VMX_SUCCEED;
+    struct vmcs *v = vmx_of(c)->cur;
+    return v ? vmx_read_component(c, v, field, value) : VMX_FAIL_INVALID;
 }
 
 enum vmx_result vmx_vmwrite(struct cpu *c, uint64_t field, uint64_t value)
 {
     if (!vmx_insn_allowed(c))
         return VMX_FAULT;
-    struct vmx_cpu *x = vmx_of(c);
-    if (!x->cur)
-        return VMX_FAIL_INVALID;
-    int slot = vmcs_slot_of(field);
-    if (slot < 0 || !x->caps.field[slot] || ((field & 1) && vmcs_rows[slot].width != VMCS_WIDTH_64))
-        return vmx_fail(c, VMX_ERR_UNSUPPORTED_COMPONENT);
-    if (vmcs_rows[slot].type == VMCS_TYPE_READ_ONLY && !(x->caps.misc & VMX_MISC_VMWRITE_ANY_FIELD))
-        return vmx_fail(c, VMX_ERR_READ_ONLY_COMPONENT);
-    vmcs_write(x->cur, slot, field & 1, value);
-    return VMX_SUCCEED;
+    struct vmcs *v = vmx_of(c)->cur;
+    return v ? vmx_write_component(c, v, field, value) : VMX_FAIL_INVALID;
 }
 
 /* "Basic VM-Entry Checks". */

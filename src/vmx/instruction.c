@@ -131,14 +131,41 @@ static bool is64(const struct op *o)
     return o->flags & OPF_O64;
 }
 
+/* "VMCS Shadowing": the VMCS that VMREAD and VMWRITE of this field access. False: raised, or a VM exit was made.
+ * *result: that of the instruction, when *v is null. */
+static bool accessed_vmcs(struct cpu *c, const struct op *o, bool write, uint64_t field, struct vmcs **v,
+                          enum vmx_result *result)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    *result = VMX_FAIL_INVALID;
+    if (!c->guest || c->real_mode || c->vm86 || (c->long_mode && c->mode != MODE_64)) {
+        *v = x ? x->cur : NULL;
+        return prologue(c, o, write ? VMX_REASON_VMWRITE : VMX_REASON_VMREAD, true, INFO_ALL);
+    }
+    uint8_t byte = 0xff;
+    if ((x->proc2 & VMX_PROC2_VMCS_SHADOWING) && !(field >> 15))
+        mem_read(c->mem, HPA(x->cur->f[write ? F_VMWRITE_BITMAP : F_VMREAD_BITMAP] + field / 8), &byte, 1);
+    if (byte >> (field & 7) & 1)
+        return prologue(c, o, write ? VMX_REASON_VMWRITE : VMX_REASON_VMREAD, true, INFO_ALL);
+    c->cur = o;
+    if (c->cpl)
+        return cpu_raise(c, EXC_GP, 0);
+    uint64_t link = x->cur->f[F_VMCS_LINK_POINTER];
+    *v = link == VMX_NO_VMCS ? NULL : vmcs_load(c, link);
+    return true;
+}
+
 /* VMREAD r/m, r: the destination is the r/m operand, the encoding is in the register. */
 static void op_vmread(struct cpu *c, const struct op *o)
 {
-    if (!prologue(c, o, VMX_REASON_VMREAD, true, INFO_ALL))
-        return;
     bool mem = o->flags & OPF_MEM;
     uint64_t value, field = is64(o) ? op_r64(c, mem ? o->r0 : o->r1) : op_r32(c, mem ? o->r0 : o->r1);
-    enum vmx_result r = vmx_vmread(c, field, &value);
+    struct vmcs *v;
+    enum vmx_result r;
+    if (!accessed_vmcs(c, o, false, field, &v, &r))
+        return;
+    if (v)
+        r = vmx_read_component(c, v, field, &value);
     if (r == VMX_SUCCEED) {
         if (!mem)
             is64(o) ? op_set_r64(c, o->r0, value) : op_set_r32(c, o->r0, (uint32_t)value);
@@ -150,8 +177,10 @@ static void op_vmread(struct cpu *c, const struct op *o)
 
 static void op_vmwrite(struct cpu *c, const struct op *o)
 {
-    uint64_t value;
-    if (!prologue(c, o, VMX_REASON_VMWRITE, true, INFO_ALL))
+    uint64_t value, field = is64(o) ? op_r64(c, o->r0) : op_r32(c, o->r0);
+    struct vmcs *target;
+    enum vmx_result r;
+    if (!accessed_vmcs(c, o, true, field, &target, &r))
         return;
     if (!(o->flags & OPF_MEM))
         value = is64(o) ? op_r64(c, o->r1) : op_r32(c, o->r1);
@@ -164,7 +193,9 @@ static void op_vmwrite(struct cpu *c, const struct op *o)
             return;
         value = v;
     }
-    finish(c, o, vmx_vmwrite(c, is64(o) ? op_r64(c, o->r0) : op_r32(c, o->r0), value));
+    if (target)
+        r = vmx_write_component(c, target, field, value);
+    finish(c, o, r);
 }
 
 static void enter(struct cpu *c, const struct op *o, bool launch)

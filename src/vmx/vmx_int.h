@@ -116,7 +116,8 @@ struct vmx_cpu {
     uint64_t mtf_from;        /* icount at the entry: an instruction is over when it differs */
     uint64_t timer_end;       /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
     uint64_t timer_left;      /* its value where it does not count: wait-for-SIPI */
-    uint64_t host_rights;     /* translation_rights() of the host at the last entry */
+    uint64_t pause_last, pause_first; /* PAUSE-loop exiting: TSC of the last PAUSE at CPL 0, of the loop's first */
+    uint64_t host_rights;             /* translation_rights() of the host at the last entry */
 
     /* Of the VM exit that is being made: what goes into the exit-information fields. */
     struct {
@@ -151,6 +152,9 @@ INLINE void vmcs_set(struct vmcs *v, enum vmcs_slot slot, uint64_t value)
 enum vmx_result vmx_fail(struct cpu *c, unsigned error);
 /* What every VMX instruction checks first: operation, mode, privilege. False: raised. */
 bool vmx_insn_allowed(struct cpu *c);
+/* VMREAD and VMWRITE of a VMCS, past the checks of mode and privilege. */
+enum vmx_result vmx_read_component(struct cpu *c, struct vmcs *v, uint64_t field, uint64_t *value);
+enum vmx_result vmx_write_component(struct cpu *c, struct vmcs *v, uint64_t field, uint64_t value);
 bool vmx_may_vmxon(const struct cpu *c);
 
 /* --- instruction.c: operation handlers --------------------------------------------------------------------------- */
@@ -190,6 +194,7 @@ uint32_t vmx_proc2(const uint64_t *f); /* the secondary controls in force: 0 whe
 /* --- entry.c ----------------------------------------------------------------------------------------------------- */
 /* From the checks of controls on. movss: events are blocked by MOV SS. RIP is that of the next instruction. */
 enum vmx_result vmx_enter(struct cpu *c, bool launch);
+void vmx_load_second(struct cpu *c, struct vmcs *v);
 enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss);
 /* Loads MSRs from an area; 0, or the number (from 1) of the entry that failed. */
 uint64_t vmx_load_msrs(struct cpu *c, uint64_t area, uint64_t count);

@@ -862,9 +862,170 @@ static void test_task_switch(void **state)
     rig_destroy(r);
 }
 
+/* "VMCS Shadowing": VMREAD and VMWRITE by the bitmaps, of the VMCS that the link pointer names. */
+static void test_shadowing(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    uint32_t shadow = VMCS_REVISION | VMX_REGION_SHADOW;
+    /* vmread rcx, rax; vmwrite rdx, rbx; pushf; pop rsi; hlt */
+    CODE(r, 0x0f, 0x78, 0xc1, 0x0f, 0x79, 0xd3, 0x9c, 0x5e, 0xf4);
+    rig_bytes(r, RIG_VMCS2, &shadow, 4);
+    assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS2), VMX_SUCCEED);
+    rig_w(r, VMCS_GUEST_RIP, 0x1234);
+    assert_int_equal(vmx_vmlaunch(r->c), VMX_FAIL_INVALID); /* a shadow VMCS is not entered */
+    assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS), VMX_SUCCEED);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_VMCS_SHADOWING);
+    rig_w(r, VMCS_VMREAD_BITMAP, RIG_IOBITMAP_A);
+    rig_w(r, VMCS_VMWRITE_BITMAP, RIG_IOBITMAP_B);
+    rig_w(r, VMCS_VMCS_LINK_POINTER, RIG_VMCS2);
+    r->c->gpr[GPR_RAX] = VMCS_GUEST_RIP;
+    r->c->gpr[GPR_RDX] = VMCS_GUEST_RSP;
+    r->c->gpr[GPR_RBX] = 0x5678;
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RCX], 0x1234);
+    assert_int_equal(r->c->gpr[GPR_RSI] & 0x8d5, 0);
+    /* A bit of the VMREAD bitmap; an encoding beyond it. */
+    rig_bytes(r, RIG_IOBITMAP_A + VMCS_GUEST_RIP / 8, "\x40", 1);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_VMREAD);
+    r->c->gpr[GPR_RDX] = 0x8000;
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 3);
+    expect_exit(r, VMX_REASON_VMWRITE);
+    /* No such field: VMfailValid in the guest. */
+    r->c->gpr[GPR_RDX] = 0x7000;
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RSI] & 0x8d5, FLAG_ZF);
+    /* No VMCS: VMfailInvalid. */
+    rig_w(r, VMCS_VMCS_LINK_POINTER, UINT64_MAX);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 3);
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RSI] & 0x8d5, FLAG_CF);
+    assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS2), VMX_SUCCEED);
+    expect_field(r, GUEST_RSP, 0x5678);
+    expect_field(r, VM_INSTRUCTION_ERROR, VMX_ERR_UNSUPPORTED_COMPONENT);
+    rig_destroy(r);
+}
+
+/* VMFUNC 0 and its exits; #VE with its area. */
+static void test_vmfunc_ve(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    enum { PML4 = 0x24000, PDPT = 0x25000, PD = 0x26000, LIST = 0x27000, AREA = 0x28000 };
+    uint8_t zero[4096] = {0};
+    rig_bytes(r, LIST, zero, 4096);
+    rig_bytes(r, AREA, zero, 4096);
+    for (unsigned i = 0; i < 512; i++)
+        rig_store(r, PD + 8 * i, (uint64_t)i << 21 | VMX_EPT_MEMORY_TYPE(6) | VMX_EPT_LARGE | 7);
+    rig_store(r, PD + 8 * 3, 0x800000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6)); /* 0x600000 is 0x800000 there */
+    rig_store(r, PML4, PDPT | 7);
+    rig_store(r, PDPT, PD | 7);
+    rig_store(r, LIST, rig_r(r, VMCS_EPT_POINTER));
+    rig_store(r, LIST + 8, PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB);
+    rig_store(r, LIST + 16, PML4 | 1);
+    rig_store(r, 0x600000, 0x1111);
+    rig_store(r, 0x800000, 0x2222);
+    /* xor eax, eax; vmfunc; mov ebx, [0x600000]; hlt */
+    CODE(r, 0x31, 0xc0, 0x0f, 0x01, 0xd4, 0x8b, 0x1c, 0x25, 0, 0, 0x60, 0, 0xf4);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_UD));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI); /* not enabled: #UD */
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_VM_FUNCTIONS | VMX_PROC2_EPT_VIOLATION_VE);
+    rig_w(r, VMCS_VE_INFORMATION_ADDRESS, AREA);
+    expect_exit(r, VMX_REASON_VMFUNC); /* this function is not */
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 3);
+    rig_w(r, VMCS_VM_FUNCTION_CONTROLS, VMX_VMFUNC_EPTP_SWITCHING);
+    rig_w(r, VMCS_EPTP_LIST_ADDRESS, LIST);
+    r->c->gpr[GPR_RCX] = 2;
+    expect_exit(r, VMX_REASON_VMFUNC); /* not an EPTP */
+    r->c->gpr[GPR_RCX] = 512;
+    expect_exit(r, VMX_REASON_VMFUNC);
+    r->c->gpr[GPR_RCX] = 1;
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RBX], 0x2222);
+    expect_field(r, EPT_POINTER, PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB);
+    expect_field(r, EPTP_INDEX, 1);
+    /* An EPT violation becomes #VE, once; the area's busy word makes the next one an exit. */
+    rig_store(r, PD + 8 * 4, 0);
+    rig_store(r, PD + 8 * 5, VMX_EPT_SUPPRESS_VE);
+    CODE(r, 0xa2, 0x08, 0, 0x80, 0, 0, 0, 0, 0, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_bytes(r, RIG_HANDLER + 16 * EXC_VE, "\x0f\xa2", 2);
+    expect_exit(r, VMX_REASON_CPUID);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_VE);
+    uint64_t area[5];
+    mem_read(r->mem, HPA(AREA), area, sizeof area);
+    assert_true(area[0] == (VMX_REASON_EPT_VIOLATION | 0xffffffffull << 32));
+    assert_int_equal(area[1], 0x182);
+    assert_int_equal(area[2], 0x800008);
+    assert_int_equal(area[3], 0x800008);
+    assert_int_equal(area[4] & 0xffff, 1);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    /* Suppressed by the entry. */
+    rig_bytes(r, AREA + 4, zero, 4);
+    CODE(r, 0xa2, 0x08, 0, 0xa0, 0, 0, 0, 0, 0, 0xf4);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0xa00008);
+    /* By the exception bitmap. */
+    rig_store(r, PD + 8 * 5, 0);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_VE));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000314);
+    rig_destroy(r);
+}
+
+/* "Page-Modification Logging". */
+static void test_pml(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    enum { LOG = 0x24000 };
+    uint64_t v;
+    /* mov [0x600008], eax; mov [0x600010], eax; mov [0x800000], eax; hlt */
+    CODE(r, 0x89, 0x04, 0x25, 0x08, 0, 0x60, 0, 0x89, 0x04, 0x25, 0x10, 0, 0x60, 0, 0x89, 0x04, 0x25, 0, 0, 0x80, 0,
+         0xf4);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_PML);
+    set(r, VMCS_EPT_POINTER, VMX_EPTP_ACCESSED_DIRTY);
+    rig_w(r, VMCS_PML_ADDRESS, LOG);
+    rig_w(r, VMCS_GUEST_PML_INDEX, 511);
+    /* The guest's paging structures lie in the first 2 MBytes: their page is logged first. */
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_PML_INDEX, 508);
+    mem_read(r->mem, HPA(LOG + 8 * 510), &v, 8);
+    assert_int_equal(v, 0x600000);
+    mem_read(r->mem, HPA(LOG + 8 * 509), &v, 8);
+    assert_int_equal(v, 0x800000);
+    /* Full: the exit comes before the write. */
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6));
+    uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+    rig_w(r, VMCS_GUEST_PML_INDEX, 0xffff);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_store(r, 0x600008, 0x77);
+    expect_exit(r, VMX_REASON_PAGE_MODIFICATION_LOG_FULL);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    mem_read(r->mem, HPA(0x600008), &v, 8);
+    assert_int_equal(v, 0x77);
+    rig_destroy(r);
+}
+
+static void test_pause_loop(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0xf3, 0x90, 0xeb, 0xfc); /* pause; jmp back */
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_PAUSE_LOOP_EXITING);
+    rig_w(r, VMCS_PLE_GAP, 10);
+    rig_w(r, VMCS_PLE_WINDOW, 1000);
+    uint64_t before = cpu_tsc(r->c);
+    expect_exit(r, VMX_REASON_PAUSE);
+    uint64_t took = cpu_tsc(r->c) - before;
+    assert_true(took >= 1000 && took < 1010);
+    rig_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_shadowing),  cmocka_unit_test(test_vmfunc_ve),
+        cmocka_unit_test(test_pml),        cmocka_unit_test(test_pause_loop),
         cmocka_unit_test(test_modes),      cmocka_unit_test(test_models),
         cmocka_unit_test(test_io),         cmocka_unit_test(test_msr),
         cmocka_unit_test(test_cr),         cmocka_unit_test(test_instructions),

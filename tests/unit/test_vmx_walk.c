@@ -182,9 +182,8 @@ static void walk(const char *model, unsigned long entries)
                              ? v == VMX_FAIL_VALID && r->x->cur->f[F_VM_INSTRUCTION_ERROR] == (controls ? 7u : 8u)
                              : v == VMX_SUCCEED && !c->guest && r->x->cur->f[F_EXIT_REASON] == 0x80000021;
             if (!right || r->x->broken.count == 0)
-                if (!right || r->x->broken.count == 0)
-                    fail_msg("%s: entry %lu: %s is broken, result %d reason %llx", model, n,
-                             vmx_check_id(b.rule[0].row), (int)v, (unsigned long long)r->x->cur->f[F_EXIT_REASON]);
+                fail_msg("%s: entry %lu: %s is broken, result %d reason %llx", model, n, vmx_check_id(b.rule[0].row),
+                         (int)v, (unsigned long long)r->x->cur->f[F_EXIT_REASON]);
             refused++;
             until_fresh = until_fresh ? below(3) : 0;
             continue;
