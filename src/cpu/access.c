@@ -356,6 +356,12 @@ bool op_legacy_la(struct cpu *c, const struct op *o, uint64_t offset, unsigned s
 
 static bool operand_la(struct cpu *c, const struct op *o, unsigned size, unsigned access, unsigned align, uint64_t *la)
 {
+    /* An alignment that gives #GP is looked at before the segment's limit, which may give #SS. */
+    if (align && (o->flags & OPF_LEGACY) && !(o->flags & OPF_O64) &&
+        (((op_offset(c, o) & op_amask(o)) + c->seg_base64[o->seg]) & (align - 1))) {
+        c->cur = o;
+        return cpu_raise(c, EXC_GP, 0);
+    }
     if (!op_la(c, o, size, access, la))
         return false;
     if (align && (*la & (align - 1))) { /* also where the address is not canonical and relative to SS */

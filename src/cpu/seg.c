@@ -175,9 +175,9 @@ bool seg_in_limit(const struct seg *s, uint32_t offset, unsigned size)
         uint32_t top = s->ar & AR_DB ? 0xffffffff : 0xffff;
         return offset > s->limit && last <= top;
     }
-    /* A segment of 4 GiB has no end: an access that wraps is an implementation's choice (SDM volume 3A, "Limit Checking"), and
-     * silicon lets it pass. */
-    return last <= s->limit || s->limit == 0xffffffff;
+    /* Whether an access that wraps in a segment of 4 GiB faults is an implementation's choice (SDM volume 3A, "Limit Checking"). Silicon
+     * lets it pass in a flat segment, and faults with another base. */
+    return last <= s->limit || (s->limit == 0xffffffff && !s->base);
 }
 
 bool cpu_seg_la(struct cpu *c, unsigned seg, uint64_t offset, unsigned size, unsigned access, uint64_t *la)

@@ -45,6 +45,26 @@ enum {
 };
 enum { FL_ARITH = FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF, FL_RF = 1 << 16, FL_AC = 1 << 18, FL_ID = 1 << 21 };
 
+/* Segments of the LDT that DS, ES and SS may have outside of 64-bit mode, on both sides: (selector, base, limit in bytes,
+ * access rights as in the VMCS, may SS have it). Kind 0 is flat. The 16-bit code segment is the LDT's first entry. */
+#define DIFF_SEGMENTS(X)                                                                                               \
+    X(DIFF_DS, 0, 0xffffffff, 0xc0f3, true)                  /* flat */                                                \
+    X(0x0f, DIFF_DATA, 0x27ff, 0x40f3, true)                 /* read-write, a limit within */                          \
+    X(0x17, DIFF_DATA - 0x1000, 0x17ff, 0x40f7, true)        /* expand-down to 4 GiB */                                \
+    X(0x1f, DIFF_DATA + 0x100, 0x1fff, 0x40f1, false)        /* read-only */                                           \
+    X(0x27, DIFF_DATA, 0x1fff, 0x00f3, true)                 /* 16-bit */                                              \
+    X(0x2f, DIFF_DATA - 0x8000, 0x87ff, 0x00f7, true)        /* expand-down to 64 KiB */                               \
+    X(0x37, DIFF_DATA, 0x2fff, 0x40fb, false)                /* readable code */                                       \
+    X(0x3f, DIFF_DATA + 0x10, 0xffffffff, 0xc0f3, true)      /* 4 GiB from elsewhere: offsets wrap */                  \
+    X(0, 0, 0, 0x10000, false)                               /* null */
+struct diff_segment {
+    uint16_t sel;
+    uint32_t base, limit, ar;
+    bool stack;
+};
+extern const struct diff_segment diff_segments[];
+enum { DIFF_SEGMENT_COUNT = 9, DIFF_SEG_DS = 0, DIFF_SEG_ES, DIFF_SEG_SS };
+
 /* An FXSAVE64 image: the offsets that matter. */
 enum {
     FX_FCW = 0,
@@ -66,6 +86,7 @@ struct dstate {
     uint32_t error;  /* out */
     uint16_t vector; /* out */
     uint16_t mode;   /* enum diff_mode; as out: 0xff for a code selector that is none of ours */
+    uint8_t seg[3];  /* in: kinds of DS, ES, SS */
     uint8_t fx[512] __attribute__((aligned(64)));
 };
 
@@ -100,6 +121,7 @@ extern uint8_t *diff_native_data; /* writable alias of the data pages */
 /* Maps everything. False with a line on stderr where the host cannot do it. */
 bool diff_native_init(void);
 bool diff_native_mode(enum diff_mode mode);
+bool diff_native_segments(void); /* the LDT holds them */
 /* Calls step(opaque, s) again and again: s holds the outcome of the last run and is to be replaced by the state of the
  * next; a false return ends the loop. The first call has s->vector 0xffff. */
 void diff_native_loop(bool (*step)(void *, struct dstate *), void *opaque);
@@ -125,7 +147,7 @@ static inline uint32_t rng_below(struct rng *r, uint32_t n)
 }
 
 struct gen;
-struct gen *diff_gen_new(bool low_ok);
+struct gen *diff_gen_new(bool low_ok, bool segments);
 void diff_gen_free(struct gen *);
 unsigned diff_families(const struct gen *);
 const char *diff_family_name(const struct gen *, unsigned family);

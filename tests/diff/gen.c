@@ -299,7 +299,7 @@ struct family {
 
 struct gen {
     ZydisDecoder dec[MODE_COUNT];
-    bool low;
+    bool low, segments;
     struct family fam[40];
     unsigned families;
 };
@@ -545,12 +545,13 @@ static void enumerate(struct gen *g, struct tmpl t)
     add(family(g, family_of(&x)), &t);
 }
 
-struct gen *diff_gen_new(bool low_ok)
+struct gen *diff_gen_new(bool low_ok, bool segments)
 {
     struct gen *g = calloc(1, sizeof *g);
     if (!g)
         return NULL;
     g->low = low_ok;
+    g->segments = segments;
     ZydisDecoderInit(&g->dec[MODE64], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderInit(&g->dec[MODE32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&g->dec[MODE16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_32);
@@ -687,6 +688,25 @@ static enum elem elem_of_op(const ZydisDecodedOperand *op)
     }
 }
 
+const struct diff_segment diff_segments[] = {
+#define ROW(sel, base, limit, ar, stack) {sel, base, limit, ar, stack},
+    DIFF_SEGMENTS(ROW)
+#undef ROW
+};
+
+/* The segment of a memory operand outside of 64-bit mode; NULL: CS, FS, GS, or 64-bit mode. */
+static const struct diff_segment *segment_of(const struct dcase *c, ZydisRegister seg)
+{
+    if (c->in.mode == MODE64)
+        return NULL;
+    switch (seg) {
+    case ZYDIS_REGISTER_DS: return &diff_segments[c->in.seg[DIFF_SEG_DS]];
+    case ZYDIS_REGISTER_ES: return &diff_segments[c->in.seg[DIFF_SEG_ES]];
+    case ZYDIS_REGISTER_SS: return &diff_segments[c->in.seg[DIFF_SEG_SS]];
+    default: return NULL;
+    }
+}
+
 static uint64_t width_mask(unsigned bits)
 {
     return bits >= 64 ? ~0ull : (1ull << bits) - 1;
@@ -728,7 +748,10 @@ static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struc
         op->mem.base == ZYDIS_REGISTER_RSP || op->mem.base == ZYDIS_REGISTER_ESP || op->mem.base == ZYDIS_REGISTER_SP;
     if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && stack)
         aw = c->in.mode == MODE64 ? 64 : 32;
-    if (aw == 16 && !g->low)
+    const struct diff_segment *seg = segment_of(c, op->mem.segment);
+    if (seg)
+        segbase = seg->base;
+    if (aw == 16 && !segbase && !g->low)
         return 0;
     if (c->in.mode == MODE64 && op->mem.segment == ZYDIS_REGISTER_GS) {
         if (aw == 16)
@@ -738,7 +761,9 @@ static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struc
     unsigned align = size >= 16 ? 16 : size ? 1u << (31 - __builtin_clz(size)) : 1;
     if (size >= 512)
         align = 64;
-    uint64_t target = pick_target(r, aw == 16 ? DIFF_LOW : DIFF_DATA, size ? size : 1, align);
+    uint64_t target = pick_target(r, aw == 16 && !segbase ? DIFF_LOW : DIFF_DATA, size ? size : 1, align);
+    if (segbase && one_in(r, 8)) /* around the limit */
+        target = segbase + seg->limit + 1 - (size ? rng_below(r, 2 * size + 1) : 0);
     uint64_t want = target - segbase;
     uint64_t disp = (uint64_t)op->mem.disp.value;
     int b = op->mem.base == ZYDIS_REGISTER_NONE ? -1 : ZydisRegisterGetId(op->mem.base);
@@ -909,7 +934,18 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
     if (mode != MODE64)
         for (int i = 0; i < 8; i++)
             c->in.gpr[i] &= 0xffffffff;
-    set_low(&c->in.gpr[4], 64, DIFF_DATA + 2048 + (rng_below(r, 4096) & ~7u));
+    memset(c->in.seg, 0, sizeof c->in.seg);
+    if (g->segments && mode != MODE64 && one_in(r, 3))
+        for (unsigned i = 0; i < 3; i++) {
+            unsigned k = rng_below(r, DIFF_SEGMENT_COUNT);
+            c->in.seg[i] = (uint8_t)(i == DIFF_SEG_SS && !diff_segments[k].stack ? 0 : k);
+        }
+    const struct diff_segment *ss = &diff_segments[c->in.seg[DIFF_SEG_SS]];
+    set_low(&c->in.gpr[4], 64, DIFF_DATA - ss->base + 2048 + (rng_below(r, 4096) & ~7u));
+    if (mode != MODE64 && !(ss->ar & 0x4000)) /* a 16-bit stack: the upper half of ESP is kept */
+        c->in.gpr[4] = (c->in.gpr[4] & 0xffff) | (interesting(r) & 0xffff0000);
+    if (c->in.seg[DIFF_SEG_SS] && one_in(r, 6))
+        set_low(&c->in.gpr[4], ss->ar & 0x4000 ? 32 : 16, ss->limit + 1 - 16 + rng_below(r, 32));
     c->in.rflags = 0x202 | (rng_next(r) & FL_ARITH) | (one_in(r, 4) ? FL_DF : 0) | (one_in(r, 8) ? FL_AC : 0);
 
     bool ok = decode(g, mode, c->bytes, c->len, &x);
@@ -985,7 +1021,7 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
                     continue; /* wherever it falls */
                 bool stack = hidden && ZydisRegisterGetId(op->mem.base) == 4;
                 if (stack && !one_in(r, 3)) {
-                    uint8_t *p = data_at(data, c->in.gpr[4], 8);
+                    uint8_t *p = data_at(data, (ss->ar & 0x4000 ? c->in.gpr[4] : c->in.gpr[4] & 0xffff) + ss->base, 8);
                     if (p && (branch || one_in(r, 2))) {
                         uint64_t t = branch ? code_target(r, mode) : interesting(r);
                         memcpy(p, &t, 8);

@@ -94,6 +94,10 @@ static void print_in(const struct dcase *c)
 {
     for (int i = 0; i < (c->in.mode == MODE64 ? 16 : 8); i++)
         printf("  %-3s=%016llx%s", gpr_name[i], (unsigned long long)c->in.gpr[i], i % 4 == 3 ? "\n" : "");
+    for (unsigned i = 0; i < 3 && c->in.mode != MODE64; i++) {
+        const struct diff_segment *g = &diff_segments[c->in.seg[i]];
+        printf("  %s=%04x base %08x limit %08x rights %05x\n", i == 0 ? "ds" : i == 1 ? "es" : "ss", g->sel, g->base, g->limit, g->ar);
+    }
     printf("  rip=%016llx  rflags=%08llx\n", (unsigned long long)c->in.rip, (unsigned long long)c->in.rflags);
     print_fx("in: ", c->in.fx);
     for (int i = 0; i < 8; i++) {
@@ -390,7 +394,7 @@ int main(int argc, char **argv)
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (!r.ours_only && !diff_native_init())
         return 2;
-    r.gen = diff_gen_new(r.ours_only || diff_native_mode(MODE16));
+    r.gen = diff_gen_new(r.ours_only || diff_native_mode(MODE16), r.ours_only || diff_native_segments());
     if (!r.gen)
         return 2;
     if (list) {

@@ -93,12 +93,15 @@ void diff_native_signal(int sig, siginfo_t *info, void *uctx)
         memcpy(s.fx, fx, 416);
     }
     if (nat.step(nat.opaque, &s)) {
+        __asm__ volatile("mov %0, %%ds; mov %1, %%es"
+                         :
+                         : "r"(diff_segments[s.seg[DIFF_SEG_DS]].sel), "r"(diff_segments[s.seg[DIFF_SEG_ES]].sel));
         static const uint16_t cs[] = {DIFF_CS64, DIFF_CS32, DIFF_CS16};
         for (int i = 0; i < 16; i++)
             g[greg_of[i]] = (greg_t)s.gpr[i];
         g[REG_RIP] = (greg_t)s.rip;
         g[REG_EFL] = (greg_t)s.rflags;
-        g[REG_CSGSFS] = (greg_t)(cs[s.mode] | (uint64_t)DIFF_DS << 48);
+        g[REG_CSGSFS] = (greg_t)(cs[s.mode] | (uint64_t)diff_segments[s.seg[DIFF_SEG_SS]].sel << 48);
         memcpy(fx, s.fx, 416);
         *(uint64_t *)(fx + 512) |= 3; /* XSTATE_BV: x87 and SSE are in the image */
         nat.in_test = true;
@@ -115,6 +118,11 @@ void diff_native_loop(bool (*step)(void *, struct dstate *), void *opaque)
     nat.opaque = opaque;
     nat.first = nat.in_test = true;
     raise(SIGUSR1);
+}
+
+bool diff_native_segments(void)
+{
+    return nat.cs16;
 }
 
 bool diff_native_mode(enum diff_mode mode)
@@ -142,6 +150,19 @@ bool diff_native_init(void)
 
     struct user_desc d = {.entry_number = 0, .base_addr = DIFF_CODE, .limit = 0xffff, .contents = 2};
     nat.cs16 = syscall(SYS_modify_ldt, 1, &d, sizeof d) == 0;
+    for (unsigned i = 1; i < DIFF_SEGMENT_COUNT && diff_segments[i].sel; i++) {
+        const struct diff_segment *g = &diff_segments[i];
+        bool pages = g->ar & 0x8000, exec = g->ar & 8;
+        struct user_desc e = {.entry_number = g->sel >> 3,
+                              .base_addr = g->base,
+                              .limit = pages ? g->limit >> 12 : g->limit,
+                              .limit_in_pages = pages,
+                              .seg_32bit = g->ar >> 14 & 1,
+                              .contents = exec ? 2 : g->ar & 4 ? 1 : 0,
+                              .read_exec_only = !(g->ar & 2)};
+        if (syscall(SYS_modify_ldt, 1, &e, sizeof e) != 0)
+            nat.cs16 = false;
+    }
     if (syscall(SYS_arch_prctl, ARCH_SET_GS, DIFF_GS_BASE) != 0)
         return perror("tests/diff: GS base"), false;
     __asm__ volatile("mov %0, %%ds; mov %0, %%es" : : "r"(DIFF_DS));

@@ -187,9 +187,12 @@ bool diff_ours_run(struct ours *o, const struct dcase *t, struct dstate *s)
     memcpy(c->gpr, t->in.gpr, sizeof t->in.gpr);
     c->gpr[GPR_ZERO] = 0;
     c->rip = t->in.rip;
-    const struct seg flat = {0, 0xffffffff, 0xc0f3, DIFF_DS};
     c->seg[SEG_CS] = cs[t->in.mode];
-    c->seg[SEG_SS] = c->seg[SEG_DS] = c->seg[SEG_ES] = flat;
+    static const unsigned which[3] = {[DIFF_SEG_DS] = SEG_DS, [DIFF_SEG_ES] = SEG_ES, [DIFF_SEG_SS] = SEG_SS};
+    for (unsigned i = 0; i < 3; i++) {
+        const struct diff_segment *g = &diff_segments[t->in.seg[i]];
+        c->seg[which[i]] = (struct seg){g->base, g->limit, g->ar, g->sel};
+    }
     c->seg[SEG_FS] = (struct seg){.ar = AR_UNUSABLE};
     c->seg[SEG_GS] = (struct seg){.ar = AR_UNUSABLE, .base = DIFF_GS_BASE};
     c->cpl = 3;
