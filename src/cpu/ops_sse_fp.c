@@ -31,15 +31,17 @@ struct fp_run {
     bool slow;
 #endif
     uint32_t unmasked; /* exceptions that end an instruction of several steps */
+    uint32_t before;   /* flags of the steps that are done */
     struct fp_env e;
 };
 
 /* DEVIATION: with unmasked overflow or underflow PE says whether the result with an unbounded exponent is inexact; here
  * it is set with every overflow and inexact underflow. */
-static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t flags, v128 result, enum tiny tiny)
+static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t before, uint32_t flags, v128 result,
+                          enum tiny tiny)
 {
     uint32_t masks = c->mxcsr >> 7 & MXCSR_FLAGS;
-    if (!(masks & FP_UE) && tiny) {
+    if (HOST_FP && !(masks & FP_UE) && tiny) {
         union lanes r = {result};
         static const uint8_t count[] = {0, 1, 2, 4, 1, 2};
         for (unsigned i = 0; i < count[tiny]; i++) {
@@ -49,7 +51,7 @@ static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t flags, v12
         }
     }
     if (flags & ~masks & (FP_IE | FP_DE | FP_ZE))
-        flags &= FP_IE | FP_DE | FP_ZE;
+        flags &= FP_IE | FP_DE | FP_ZE | before;
     c->mxcsr |= flags;
     if (!(flags & ~masks))
         return true;
@@ -76,6 +78,7 @@ static NOINLINE void fp_begin_slow(struct cpu *c, struct fp_run *r, uint32_t hos
     r->host = host;
     r->slow = true;
     r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
+    r->before = 0;
     host_set_mxcsr(v);
 }
 INLINE void fp_begin(struct cpu *c, struct fp_run *r)
@@ -88,17 +91,17 @@ INLINE void fp_begin(struct cpu *c, struct fp_run *r)
     else if (unlikely(host != c->mxcsr))
         host_set_mxcsr(c->mxcsr);
 }
-static NOINLINE bool fp_end_slow(struct cpu *c, const struct op *o, uint32_t host, uint32_t flags, v128 result,
+static NOINLINE bool fp_end_slow(struct cpu *c, const struct op *o, const struct fp_run *r, uint32_t flags, v128 result,
                                  enum tiny tiny)
 {
-    host_set_mxcsr(host);
-    return fp_raise(c, o, flags, result, tiny);
+    host_set_mxcsr(r->host);
+    return fp_raise(c, o, r->before, flags, result, tiny);
 }
 INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 result, enum tiny tiny)
 {
     uint32_t now = host_mxcsr();
     if (unlikely(r->slow))
-        return fp_end_slow(c, o, r->host, now & MXCSR_FLAGS, result, tiny);
+        return fp_end_slow(c, o, r, now & MXCSR_FLAGS, result, tiny);
     c->mxcsr = now;
     return true;
 }
@@ -112,6 +115,7 @@ INLINE void fp_begin(struct cpu *c, struct fp_run *r)
                            .unmasked_ue = um,
                            .unmasked_oe = !(c->mxcsr & 0x400)};
     r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
+    r->before = 0;
 }
 INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 result, enum tiny tiny)
 {
@@ -119,18 +123,24 @@ INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 res
         c->mxcsr |= r->e.flags;
         return true;
     }
-    return fp_raise(c, o, r->e.flags, result, tiny);
+    return fp_raise(c, o, r->before, r->e.flags, result, tiny);
 }
 #endif
 
 /* Has a step raised an unmasked exception? Then the later ones don't take place. */
-INLINE bool fp_stopped(const struct fp_run *r)
+INLINE bool fp_stopped(struct fp_run *r)
 {
+    if (likely(!r->unmasked))
+        return false;
 #if HOST_FP
-    return unlikely(r->unmasked) && (host_mxcsr() & r->unmasked);
+    uint32_t flags = host_mxcsr() & MXCSR_FLAGS;
 #else
-    return r->e.flags & r->unmasked;
+    uint32_t flags = r->e.flags;
 #endif
+    if (flags & r->unmasked)
+        return true;
+    r->before = flags;
+    return false;
 }
 
 /* --- two operands into a vector register
@@ -287,10 +297,10 @@ FP_FN(DPPS)
 {
     u32x4 t = (u32x4)mulps4(run, lanes_d(a, imm >> 4 & 15), lanes_d(b, imm >> 4 & 15));
     if (fp_stopped(run))
-        return a;
+        return v128_q(0, 0);
     u32x4 s = (u32x4)addps4(run, (v128)(u32x4){t[1], t[0], t[3], t[2]}, (v128)t);
     if (fp_stopped(run))
-        return a;
+        return v128_q(0, 0);
     s = (u32x4)addps4(run, (v128)s, (v128)(u32x4){s[2], s[3], s[0], s[1]});
     return lanes_d((v128)s, imm & 15);
 }
@@ -298,7 +308,7 @@ FP_FN(DPPD)
 {
     v128 t = mulpd2(run, lanes_q(a, imm >> 4 & 3), lanes_q(b, imm >> 4 & 3));
     if (fp_stopped(run))
-        return a;
+        return v128_q(0, 0);
     t = addpd2(run, t, (v128){t[1], t[0]});
     return lanes_q(t, imm & 3);
 }
