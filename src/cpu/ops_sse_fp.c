@@ -12,6 +12,10 @@
  * SDM volume 1, "SSE and SSE2 Exceptions": pre-computation exceptions (invalid, denormal operand, zero divide) that are
  * unmasked keep post-computation ones from being flagged.
  */
+#ifndef VMENTER_SOFT_TWIN
+#define VMENTER_SOFT_TWIN 0
+#endif
+
 #include "src/cpu/fp.h"
 #include "src/cpu/fpu.h"
 #include "src/cpu/simd.h"
@@ -22,42 +26,48 @@
 #define HOST_FP 0
 #endif
 
-/* Where a result can be tiny: lanes to look at when underflow is unmasked. */
-enum tiny { TINY_NO, TINY_S1, TINY_S2, TINY_S4, TINY_D1, TINY_D2 };
-
 struct fp_run {
 #if HOST_FP
     uint32_t host; /* the host's MXCSR, to be restored after `slow` */
     bool slow;
-#endif
+#else
+    struct fp_env e;
     uint32_t unmasked; /* exceptions that end an instruction of several steps */
     uint32_t before;   /* flags of the steps that are done */
-    struct fp_env e;
+#endif
 };
 
-/* DEVIATION: with unmasked overflow or underflow PE says whether the result with an unbounded exponent is inexact; here
- * it is set with every overflow and inexact underflow. */
-static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t before, uint32_t flags, v128 result,
-                          enum tiny tiny)
-{
-    uint32_t masks = c->mxcsr >> 7 & MXCSR_FLAGS;
-    if (HOST_FP && !(masks & FP_UE) && tiny) {
-        union lanes r = {result};
-        static const uint8_t count[] = {0, 1, 2, 4, 1, 2};
-        for (unsigned i = 0; i < count[tiny]; i++) {
-            if (tiny <= TINY_S4 ? !(r.d[i] & 0x7f800000) && (r.d[i] & 0x7fffff)
-                                : !(r.q[i] & 0x7ff0000000000000) && (r.q[i] & 0xfffffffffffff))
-                flags |= FP_UE;
-        }
-    }
-    if (flags & ~masks & (FP_IE | FP_DE | FP_ZE))
-        flags &= FP_IE | FP_DE | FP_ZE | before;
-    c->mxcsr |= flags;
-    if (!(flags & ~masks))
-        return true;
-    c->cur = o;
-    return cpu_raise(c, c->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD, 0);
-}
+#if HOST_FP /* HANDLER() with the change to the other twin */
+#define FP_HANDLE(name)                                                                                                \
+    op_fn soft_##name;                                                                                                 \
+    INLINE bool name##_body(struct cpu *c, const struct op *o);                                                        \
+    static void name(struct cpu *c, const struct op *o)                                                                \
+    {                                                                                                                  \
+        if (unlikely((c->mxcsr & MXCSR_MASKS) != MXCSR_MASKS)) {                                                       \
+            soft_##name(c, o);                                                                                         \
+            return;                                                                                                    \
+        }                                                                                                              \
+        if (unlikely(!name##_body(c, o)))                                                                              \
+            return;                                                                                                    \
+        NEXT(c, o);                                                                                                    \
+    }                                                                                                                  \
+    INLINE bool name##_body(struct cpu *c, const struct op *o)
+#elif VMENTER_SOFT_TWIN
+#define FP_HANDLE(name)                                                                                                \
+    INLINE bool name##_body(struct cpu *c, const struct op *o);                                                        \
+    op_fn soft_##name;                                                                                                 \
+    void soft_##name(struct cpu *c, const struct op *o)                                                                \
+    {                                                                                                                  \
+        if (unlikely(!name##_body(c, o)))                                                                              \
+            return;                                                                                                    \
+        NEXT(c, o);                                                                                                    \
+    }                                                                                                                  \
+    INLINE bool name##_body(struct cpu *c, const struct op *o)
+#undef VOP_SEL
+#define VOP_SEL(mn, ...)
+#else
+#define FP_HANDLE HANDLER
+#endif
 
 #if HOST_FP
 INLINE uint32_t host_mxcsr(void)
@@ -72,83 +82,81 @@ INLINE void host_set_mxcsr(uint32_t v)
 }
 static NOINLINE void fp_begin_slow(struct cpu *c, struct fp_run *r, uint32_t host)
 {
-    uint32_t v = (c->mxcsr & 0xe040) | MXCSR_MASKS;
-    if (!(c->mxcsr & 0x800)) /* FTZ works on masked underflow alone */
-        v &= ~(uint32_t)MXCSR_FTZ;
     r->host = host;
     r->slow = true;
-    r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
-    r->before = 0;
-    host_set_mxcsr(v);
+    host_set_mxcsr((c->mxcsr & (uint32_t) ~(MXCSR_MM | MXCSR_FLAGS)));
 }
 INLINE void fp_begin(struct cpu *c, struct fp_run *r)
 {
     uint32_t host = host_mxcsr();
     r->slow = false;
-    r->unmasked = 0;
     if (unlikely((c->mxcsr & ~MXCSR_FLAGS) != MXCSR_DEFAULT))
         fp_begin_slow(c, r, host);
     else if (unlikely(host != c->mxcsr))
         host_set_mxcsr(c->mxcsr);
 }
-static NOINLINE bool fp_end_slow(struct cpu *c, const struct op *o, const struct fp_run *r, uint32_t flags, v128 result,
-                                 enum tiny tiny)
-{
-    host_set_mxcsr(r->host);
-    return fp_raise(c, o, r->before, flags, result, tiny);
-}
-INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 result, enum tiny tiny)
+INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r)
 {
     uint32_t now = host_mxcsr();
-    if (unlikely(r->slow))
-        return fp_end_slow(c, o, r, now & MXCSR_FLAGS, result, tiny);
+    if (unlikely(r->slow)) {
+        host_set_mxcsr(r->host);
+        c->mxcsr |= now & MXCSR_FLAGS;
+        return true;
+    }
     c->mxcsr = now;
     return true;
 }
+INLINE bool fp_stopped(struct fp_run *r)
+{
+    return false;
+}
 #else
+static COLD bool fp_raise(struct cpu *c, const struct op *o, uint32_t before, uint32_t flags)
+{
+    uint32_t masks = c->mxcsr >> 7 & MXCSR_FLAGS;
+    if (flags & ~masks & (FP_IE | FP_DE | FP_ZE))
+        flags &= FP_IE | FP_DE | FP_ZE | before;
+    c->mxcsr |= flags;
+    if (!(flags & ~masks))
+        return true;
+    c->cur = o;
+    return cpu_raise(c, c->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD, 0);
+}
 INLINE void fp_begin(struct cpu *c, struct fp_run *r)
 {
     bool um = !(c->mxcsr & 0x800);
     r->e = (struct fp_env){.rc = MXCSR_RC(c->mxcsr),
                            .daz = c->mxcsr & MXCSR_DAZ,
-                           .ftz = (c->mxcsr & MXCSR_FTZ) && !um,
+                           .ftz = (c->mxcsr & MXCSR_FTZ) && !um, /* of masked underflow alone */
                            .unmasked_ue = um,
                            .unmasked_oe = !(c->mxcsr & 0x400)};
     r->unmasked = ~(c->mxcsr >> 7) & MXCSR_FLAGS;
     r->before = 0;
 }
-INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r, v128 result, enum tiny tiny)
+INLINE bool fp_end(struct cpu *c, const struct op *o, struct fp_run *r)
 {
-    if (likely((c->mxcsr & MXCSR_MASKS) == MXCSR_MASKS)) {
+    if (likely(!r->unmasked)) {
         c->mxcsr |= r->e.flags;
         return true;
     }
-    return fp_raise(c, o, r->before, r->e.flags, result, tiny);
+    return fp_raise(c, o, r->before, r->e.flags);
 }
-#endif
-
 /* Has a step raised an unmasked exception? Then the later ones don't take place. */
 INLINE bool fp_stopped(struct fp_run *r)
 {
-    if (likely(!r->unmasked))
-        return false;
-#if HOST_FP
-    uint32_t flags = host_mxcsr() & MXCSR_FLAGS;
-#else
-    uint32_t flags = r->e.flags;
-#endif
-    if (flags & r->unmasked)
+    if (r->e.flags & r->unmasked)
         return true;
-    r->before = flags;
+    r->before = r->e.flags;
     return false;
 }
+#endif
 
 /* --- two operands into a vector register
  * -------------------------------------------------------------------------------------- */
-/* FP_OP(mn, feature, load, tiny) { return value; }: n_mn(r, a, b, imm) under fp_begin() and fp_end(). */
+/* FP_OP(mn, feature, load) { return value; }: n_mn(r, a, b, imm) under fp_begin() and fp_end(). */
 #define FP_FN(mn) INLINE v128 n_##mn(struct fp_run *run, v128 a, v128 b, const unsigned imm)
-#define FP_HANDLER(mn, name, load, tiny, imm_)                                                                         \
-    HANDLER(x_rr_##name)                                                                                               \
+#define FP_HANDLER(mn, name, load, imm_)                                                                               \
+    FP_HANDLE(x_rr_##name)                                                                                             \
     {                                                                                                                  \
         struct fp_run r;                                                                                               \
         if (!sse_ok(c, o))                                                                                             \
@@ -156,12 +164,12 @@ INLINE bool fp_stopped(struct fp_run *r)
         v128 a = xmm_get(c, o->r0), b = xmm_get(c, o->r1);                                                             \
         fp_begin(c, &r);                                                                                               \
         a = n_##mn(&r, a, b, imm_);                                                                                    \
-        if (unlikely(!fp_end(c, o, &r, a, tiny)))                                                                      \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         xmm_set(c, o->r0, a);                                                                                          \
         return true;                                                                                                   \
     }                                                                                                                  \
-    HANDLER(x_rm_##name)                                                                                               \
+    FP_HANDLE(x_rm_##name)                                                                                             \
     {                                                                                                                  \
         struct fp_run r;                                                                                               \
         v128 b;                                                                                                        \
@@ -170,14 +178,14 @@ INLINE bool fp_stopped(struct fp_run *r)
         v128 a = xmm_get(c, o->r0);                                                                                    \
         fp_begin(c, &r);                                                                                               \
         a = n_##mn(&r, a, b, imm_);                                                                                    \
-        if (unlikely(!fp_end(c, o, &r, a, tiny)))                                                                      \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         xmm_set(c, o->r0, a);                                                                                          \
         return true;                                                                                                   \
     }
-#define FP_OP(mn, feature, load, tiny)                                                                                 \
+#define FP_OP(mn, feature, load)                                                                                       \
     FP_FN(mn);                                                                                                         \
-    FP_HANDLER(mn, mn, load, tiny, 0)                                                                                  \
+    FP_HANDLER(mn, mn, load, 0)                                                                                        \
     VOP_SEL(mn, .rr = x_rr_##mn, .rm = x_rm_##mn, .xf = FEATURE_##feature)                                             \
     FP_FN(mn)
 
@@ -187,13 +195,13 @@ INLINE bool fp_stopped(struct fp_run *r)
         __asm__ volatile(insn " %1, %0" : "+x"(a) : "x"(b));                                                           \
         return a;                                                                                                      \
     }
-#define ARITH(PS, PD, SS, SD, op, tiny_)                                                                               \
-    FP_OP(PS, sse, sse_ld128, tiny_ ? TINY_S4 : TINY_NO)                                                               \
+#define ARITH(PS, PD, SS, SD, op)                                                                                      \
+    FP_OP(PS, sse, sse_ld128)                                                                                          \
     HOST2(#op "ps")                                                                                                    \
-    FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
+    FP_OP(PD, sse2, sse_ld128)                                                                                         \
     HOST2(#op "pd")                                                                                                    \
-    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO)                                                                \
-    HOST2(#op "ss") FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) HOST2(#op "sd")
+    FP_OP(SS, sse, sse_ld32)                                                                                           \
+    HOST2(#op "ss") FP_OP(SD, sse2, sse_ld64) HOST2(#op "sd")
 #else
 #define SOFT2(lane, from, count, bits, op)                                                                             \
     {                                                                                                                  \
@@ -202,13 +210,13 @@ INLINE bool fp_stopped(struct fp_run *r)
             p.lane[i] = fp##bits##_op(&run->e, op, p.lane[i], q.lane[i]);                                              \
         return p.v;                                                                                                    \
     }
-#define ARITH(PS, PD, SS, SD, op, tiny_)                                                                               \
-    FP_OP(PS, sse, sse_ld128, tiny_ ? TINY_S4 : TINY_NO)                                                               \
+#define ARITH(PS, PD, SS, SD, op)                                                                                      \
+    FP_OP(PS, sse, sse_ld128)                                                                                          \
     SOFT2(d, 0, 4, 32, SOFT_##op)                                                                                      \
-    FP_OP(PD, sse2, sse_ld128, tiny_ ? TINY_D2 : TINY_NO)                                                              \
+    FP_OP(PD, sse2, sse_ld128)                                                                                         \
     SOFT2(q, 0, 2, 64, SOFT_##op)                                                                                      \
-    FP_OP(SS, sse, sse_ld32, tiny_ ? TINY_S1 : TINY_NO)                                                                \
-    SOFT2(d, 0, 1, 32, SOFT_##op) FP_OP(SD, sse2, sse_ld64, tiny_ ? TINY_D1 : TINY_NO) SOFT2(q, 0, 1, 64, SOFT_##op)
+    FP_OP(SS, sse, sse_ld32)                                                                                           \
+    SOFT2(d, 0, 1, 32, SOFT_##op) FP_OP(SD, sse2, sse_ld64) SOFT2(q, 0, 1, 64, SOFT_##op)
 #define SOFT_add  FP_ADD
 #define SOFT_sub  FP_SUB
 #define SOFT_mul  FP_MUL
@@ -217,13 +225,13 @@ INLINE bool fp_stopped(struct fp_run *r)
 #define SOFT_max  FP_MAX
 #define SOFT_sqrt FP_SQRT
 #endif
-ARITH(ADDPS, ADDPD, ADDSS, ADDSD, add, true)
-ARITH(SUBPS, SUBPD, SUBSS, SUBSD, sub, true)
-ARITH(MULPS, MULPD, MULSS, MULSD, mul, true)
-ARITH(DIVPS, DIVPD, DIVSS, DIVSD, div, true)
-ARITH(MINPS, MINPD, MINSS, MINSD, min, false)
-ARITH(MAXPS, MAXPD, MAXSS, MAXSD, max, false)
-ARITH(SQRTPS, SQRTPD, SQRTSS, SQRTSD, sqrt, false)
+ARITH(ADDPS, ADDPD, ADDSS, ADDSD, add)
+ARITH(SUBPS, SUBPD, SUBSS, SUBSD, sub)
+ARITH(MULPS, MULPD, MULSS, MULSD, mul)
+ARITH(DIVPS, DIVPD, DIVSS, DIVSD, div)
+ARITH(MINPS, MINPD, MINSS, MINSD, min)
+ARITH(MAXPS, MAXPD, MAXSS, MAXSD, max)
+ARITH(SQRTPS, SQRTPD, SQRTSS, SQRTSD, sqrt)
 
 /* --- SSE3: alternating and horizontal
  * --------------------------------------------------------------------------------------------- */
@@ -252,25 +260,25 @@ PAIR2(addps, addpd, FP_ADD)
 PAIR2(subps, subpd, FP_SUB)
 PAIR2(mulps, mulpd, FP_MUL)
 #endif
-FP_OP(ADDSUBPS, sse3, sse_ld128, TINY_S4)
+FP_OP(ADDSUBPS, sse3, sse_ld128)
 {
     u32x4 x = (u32x4)a, y = (u32x4)b;
     u32x4 s = (u32x4)subps4(run, (v128)(u32x4){x[0], 0, x[2], 0}, (v128)(u32x4){y[0], 0, y[2], 0});
     u32x4 t = (u32x4)addps4(run, (v128)(u32x4){0, x[1], 0, x[3]}, (v128)(u32x4){0, y[1], 0, y[3]});
     return (v128)(u32x4){s[0], t[1], s[2], t[3]};
 }
-FP_OP(ADDSUBPD, sse3, sse_ld128, TINY_D2)
+FP_OP(ADDSUBPD, sse3, sse_ld128)
 {
     v128 s = subpd2(run, (v128){a[0], 0}, (v128){b[0], 0}), t = addpd2(run, (v128){0, a[1]}, (v128){0, b[1]});
     return (v128){s[0], t[1]};
 }
 #define HORIZONTAL_FP(PS, PD, op)                                                                                      \
-    FP_OP(PS, sse3, sse_ld128, TINY_S4)                                                                                \
+    FP_OP(PS, sse3, sse_ld128)                                                                                         \
     {                                                                                                                  \
         u32x4 x = (u32x4)a, y = (u32x4)b;                                                                              \
         return op##ps4(run, (v128)(u32x4){x[0], x[2], y[0], y[2]}, (v128)(u32x4){x[1], x[3], y[1], y[3]});             \
     }                                                                                                                  \
-    FP_OP(PD, sse3, sse_ld128, TINY_D2)                                                                                \
+    FP_OP(PD, sse3, sse_ld128)                                                                                         \
     {                                                                                                                  \
         return op##pd2(run, (v128){a[0], b[0]}, (v128){a[1], b[1]});                                                   \
     }
@@ -312,11 +320,11 @@ FP_FN(DPPD)
     t = addpd2(run, t, (v128){t[1], t[0]});
     return lanes_q(t, imm & 3);
 }
-#define FP_IMM(mn, feature, load, tiny)                                                                                \
-    FP_HANDLER(mn, mn, load, tiny, (uint8_t)o->imm)                                                                    \
+#define FP_IMM(mn, feature, load)                                                                                      \
+    FP_HANDLER(mn, mn, load, (uint8_t)o->imm)                                                                          \
     VOP_SEL(mn, .rr = x_rr_##mn, .rm = x_rm_##mn, .xf = FEATURE_##feature)
-FP_IMM(DPPS, sse4_1, sse_ld128, TINY_S4)
-FP_IMM(DPPD, sse4_1, sse_ld128, TINY_D2)
+FP_IMM(DPPS, sse4_1, sse_ld128)
+FP_IMM(DPPD, sse4_1, sse_ld128)
 
 /* --- CMPxx: bits 2-0 of the immediate: EQ LT LE UNORD and their negations
  * ------------------------------------------------------------- */
@@ -369,10 +377,10 @@ CMP_FN(CMPPS, "cmpps", d, 4, 32)
 CMP_FN(CMPPD, "cmppd", q, 2, 64)
 CMP_FN(CMPSS, "cmpss", d, 1, 32)
 CMP_FN(CMPSD_sse, "cmpsd", q, 1, 64)
-FP_IMM(CMPPS, sse, sse_ld128, TINY_NO)
-FP_IMM(CMPPD, sse2, sse_ld128, TINY_NO)
-FP_IMM(CMPSS, sse, sse_ld32, TINY_NO)
-FP_IMM(CMPSD_sse, sse2, sse_ld64, TINY_NO)
+FP_IMM(CMPPS, sse, sse_ld128)
+FP_IMM(CMPPD, sse2, sse_ld128)
+FP_IMM(CMPSS, sse, sse_ld32)
+FP_IMM(CMPSD_sse, sse2, sse_ld64)
 
 /* --- COMISx, UCOMISx: ZF, PF, CF; the others are clear
  * ---------------------------------------------------------------------------------- */
@@ -394,7 +402,7 @@ FP_IMM(CMPSD_sse, sse2, sse_ld64, TINY_NO)
 #endif
 #define COMI(mn, insn, feature, load, bits, quiet)                                                                     \
     COMI_FN(mn, insn, bits, quiet)                                                                                     \
-    HANDLER(x_rr_##mn)                                                                                                 \
+    FP_HANDLE(x_rr_##mn)                                                                                               \
     {                                                                                                                  \
         struct fp_run r;                                                                                               \
         if (!sse_ok(c, o))                                                                                             \
@@ -402,12 +410,12 @@ FP_IMM(CMPSD_sse, sse2, sse_ld64, TINY_NO)
         v128 a = xmm_get(c, o->r0), b = xmm_get(c, o->r1);                                                             \
         fp_begin(c, &r);                                                                                               \
         uint64_t f = k_##mn(&r, a, b);                                                                                 \
-        if (unlikely(!fp_end(c, o, &r, a, TINY_NO)))                                                                   \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         flags_set_arith(c, f);                                                                                         \
         return true;                                                                                                   \
     }                                                                                                                  \
-    HANDLER(x_rm_##mn)                                                                                                 \
+    FP_HANDLE(x_rm_##mn)                                                                                               \
     {                                                                                                                  \
         struct fp_run r;                                                                                               \
         v128 b;                                                                                                        \
@@ -416,7 +424,7 @@ FP_IMM(CMPSD_sse, sse2, sse_ld64, TINY_NO)
         v128 a = xmm_get(c, o->r0);                                                                                    \
         fp_begin(c, &r);                                                                                               \
         uint64_t f = k_##mn(&r, a, b);                                                                                 \
-        if (unlikely(!fp_end(c, o, &r, a, TINY_NO)))                                                                   \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         flags_set_arith(c, f);                                                                                         \
         return true;                                                                                                   \
@@ -430,10 +438,10 @@ COMI(UCOMISD, "ucomisd", sse2, sse_ld64, 64, true)
 /* --- conversions between vectors
  * --------------------------------------------------------------------------------------------------------- */
 #if HOST_FP
-#define CVT(mn, insn, feature, load, tiny, soft) FP_OP(mn, feature, load, tiny) HOST2(insn)
+#define CVT(mn, insn, feature, load, soft) FP_OP(mn, feature, load) HOST2(insn)
 #else
-#define CVT(mn, insn, feature, load, tiny, soft)                                                                       \
-    FP_OP(mn, feature, load, tiny)                                                                                     \
+#define CVT(mn, insn, feature, load, soft)                                                                             \
+    FP_OP(mn, feature, load)                                                                                           \
     {                                                                                                                  \
         union lanes q = {b}, r = {{0}};                                                                                \
         soft return r.v;                                                                                               \
@@ -442,18 +450,27 @@ COMI(UCOMISD, "ucomisd", sse2, sse_ld64, 64, true)
 #define EACH(count, stmt)                                                                                              \
     for (unsigned i = 0; i < (count); i++)                                                                             \
         stmt;
-CVT(CVTDQ2PS, "cvtdq2ps", sse2, sse_ld128, TINY_NO, EACH(4, r.d[i] = fp32_from_int(&run->e, q.sd[i])))
-CVT(CVTPS2DQ, "cvtps2dq", sse2, sse_ld128, TINY_NO, EACH(4, r.d[i] = (uint32_t)fp32_to_int(&run->e, q.d[i], 32, false)))
-CVT(CVTTPS2DQ, "cvttps2dq", sse2, sse_ld128, TINY_NO,
-    EACH(4, r.d[i] = (uint32_t)fp32_to_int(&run->e, q.d[i], 32, true)))
-CVT(CVTDQ2PD, "cvtdq2pd", sse2, sse_ld64, TINY_NO, EACH(2, r.q[i] = fp64_from_int(&run->e, q.sd[i])))
-CVT(CVTPD2DQ, "cvtpd2dq", sse2, sse_ld128, TINY_NO, EACH(2, r.d[i] = (uint32_t)fp64_to_int(&run->e, q.q[i], 32, false)))
-CVT(CVTTPD2DQ, "cvttpd2dq", sse2, sse_ld128, TINY_NO,
-    EACH(2, r.d[i] = (uint32_t)fp64_to_int(&run->e, q.q[i], 32, true)))
-CVT(CVTPS2PD, "cvtps2pd", sse2, sse_ld64, TINY_NO, EACH(2, r.q[i] = fp32_to_64(&run->e, q.d[i])))
-CVT(CVTPD2PS, "cvtpd2ps", sse2, sse_ld128, TINY_S2, EACH(2, r.d[i] = fp64_to_32(&run->e, q.q[i])))
-CVT(CVTSS2SD, "cvtss2sd", sse2, sse_ld32, TINY_NO, r.v = a; r.q[0] = fp32_to_64(&run->e, q.d[0]);)
-CVT(CVTSD2SS, "cvtsd2ss", sse2, sse_ld64, TINY_S1, r.v = a; r.d[0] = fp64_to_32(&run->e, q.q[0]);)
+CVT(CVTDQ2PS, "cvtdq2ps", sse2, sse_ld128, EACH(4, r.d[i] = fp32_from_int(&run->e, q.sd[i])))
+CVT(CVTPS2DQ, "cvtps2dq", sse2, sse_ld128, EACH(4, r.d[i] = (uint32_t)fp32_to_int(&run->e, q.d[i], 32, false)))
+CVT(CVTTPS2DQ, "cvttps2dq", sse2, sse_ld128, EACH(4, r.d[i] = (uint32_t)fp32_to_int(&run->e, q.d[i], 32, true)))
+CVT(CVTDQ2PD, "cvtdq2pd", sse2, sse_ld64, EACH(2, r.q[i] = fp64_from_int(&run->e, q.sd[i])))
+CVT(CVTPD2DQ, "cvtpd2dq", sse2, sse_ld128, EACH(2, r.d[i] = (uint32_t)fp64_to_int(&run->e, q.q[i], 32, false)))
+CVT(CVTTPD2DQ, "cvttpd2dq", sse2, sse_ld128, EACH(2, r.d[i] = (uint32_t)fp64_to_int(&run->e, q.q[i], 32, true)))
+CVT(CVTPS2PD, "cvtps2pd", sse2, sse_ld64, EACH(2, r.q[i] = fp32_to_64(&run->e, q.d[i])))
+CVT(CVTPD2PS, "cvtpd2ps", sse2, sse_ld128, EACH(2, r.d[i] = fp64_to_32(&run->e, q.q[i])))
+CVT(CVTSS2SD, "cvtss2sd", sse2, sse_ld32, r.v = a; r.q[0] = fp32_to_64(&run->e, q.d[0]);)
+CVT(CVTSD2SS, "cvtsd2ss", sse2, sse_ld64, r.v = a; r.d[0] = fp64_to_32(&run->e, q.q[0]);)
+
+#if VMENTER_SOFT_TWIN
+#define FP_SELECT(mn, pick)
+#else
+#define FP_SELECT(mn, pick)                                                                                            \
+    op_fn *sel_##mn(const struct decoded *d, struct op *o)                                                             \
+    {                                                                                                                  \
+        bool m = d->mem != DECODED_NO_MEM;                                                                             \
+        return pick;                                                                                                   \
+    }
+#endif
 
 /* --- conversions from and to general registers
  * ---------------------------------------------------------------------------------------------- */
@@ -481,16 +498,16 @@ CVT(CVTSD2SS, "cvtsd2ss", sse2, sse_ld64, TINY_S1, r.v = a; r.d[0] = fp64_to_32(
         v128 a = xmm_get(c, o->r0);                                                                                    \
         fp_begin(c, &r);                                                                                               \
         SI2F(insn, soft, int##bits##_t)                                                                                \
-        if (unlikely(!fp_end(c, o, &r, a, TINY_NO)))                                                                   \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         xmm_set(c, o->r0, a);                                                                                          \
         return true;                                                                                                   \
     }                                                                                                                  \
-    HANDLER(name##_r)                                                                                                  \
+    FP_HANDLE(name##_r)                                                                                                \
     {                                                                                                                  \
         return sse_ok(c, o) && name##_do(c, o, op_r##bits(c, o->r1));                                                  \
     }                                                                                                                  \
-    HANDLER(name##_m)                                                                                                  \
+    FP_HANDLE(name##_m)                                                                                                \
     {                                                                                                                  \
         uint##bits##_t v;                                                                                              \
         return sse_ok(c, o) && op_ld##bits(c, o, &v) && name##_do(c, o, v);                                            \
@@ -499,6 +516,7 @@ FROM_INT(si32_ss, "cvtsi2ssl", p.d[0] = fp32_from_int(&r.e, s), 32)
 FROM_INT(si64_ss, "cvtsi2ssq", p.d[0] = fp32_from_int(&r.e, s), 64)
 FROM_INT(si32_sd, "cvtsi2sdl", p.q[0] = fp64_from_int(&r.e, s), 32)
 FROM_INT(si64_sd, "cvtsi2sdq", p.q[0] = fp64_from_int(&r.e, s), 64)
+#if !VMENTER_SOFT_TWIN
 op_fn *sel_CVTSI2SS(const struct decoded *d, struct op *o)
 {
     bool m = d->mem != DECODED_NO_MEM;
@@ -509,6 +527,7 @@ op_fn *sel_CVTSI2SD(const struct decoded *d, struct op *o)
     bool m = d->mem != DECODED_NO_MEM;
     return decoded_size(d, 1) == 8 ? (m ? si64_sd_m : si64_sd_r) : (m ? si32_sd_m : si32_sd_r);
 }
+#endif
 
 #define TO_INT(name, insn, soft, bits, load)                                                                           \
     INLINE bool name##_do(struct cpu *c, const struct op *o, v128 b)                                                   \
@@ -517,16 +536,16 @@ op_fn *sel_CVTSI2SD(const struct decoded *d, struct op *o)
         uint##bits##_t v;                                                                                              \
         fp_begin(c, &r);                                                                                               \
         F2SI(insn, soft, uint##bits##_t)                                                                               \
-        if (unlikely(!fp_end(c, o, &r, b, TINY_NO)))                                                                   \
+        if (unlikely(!fp_end(c, o, &r)))                                                                               \
             return false;                                                                                              \
         op_set_r64(c, o->r0, v);                                                                                       \
         return true;                                                                                                   \
     }                                                                                                                  \
-    HANDLER(name##_r)                                                                                                  \
+    FP_HANDLE(name##_r)                                                                                                \
     {                                                                                                                  \
         return sse_ok(c, o) && name##_do(c, o, xmm_get(c, o->r1));                                                     \
     }                                                                                                                  \
-    HANDLER(name##_m)                                                                                                  \
+    FP_HANDLE(name##_m)                                                                                                \
     {                                                                                                                  \
         v128 b;                                                                                                        \
         return sse_ok(c, o) && load(c, o, &b) && name##_do(c, o, b);                                                   \
@@ -534,11 +553,7 @@ op_fn *sel_CVTSI2SD(const struct decoded *d, struct op *o)
 #define TO_INTS(mn, insn, lane, fbits, chop, load)                                                                     \
     TO_INT(mn##_32, insn "l", fp##fbits##_to_int(&r.e, q.lane[0], 32, chop), 32, load)                                 \
     TO_INT(mn##_64, insn "q", fp##fbits##_to_int(&r.e, q.lane[0], 64, chop), 64, load)                                 \
-    op_fn *sel_##mn(const struct decoded *d, struct op *o)                                                             \
-    {                                                                                                                  \
-        bool m = d->mem != DECODED_NO_MEM;                                                                             \
-        return decoded_size(d, 0) == 8 ? (m ? mn##_64_m : mn##_64_r) : (m ? mn##_32_m : mn##_32_r);                    \
-    }
+    FP_SELECT(mn, decoded_size(d, 0) == 8 ? (m ? mn##_64_m : mn##_64_r) : (m ? mn##_32_m : mn##_32_r))
 #if HOST_FP /* %1 is a vector register: the suffix is the destination's */
 #undef F2SI
 #define F2SI(insn, soft, type) __asm__ volatile(insn " %1, %0" : "=r"(v) : "x"(b));
@@ -551,7 +566,7 @@ TO_INTS(CVTTSD2SI, "cvttsd2si", q, 64, true, sse_ld64)
 /* --- conversions between MMX and XMM registers: computed with the XMM form of the same conversion
  * ----------------------------------------- */
 /* From MMX or m64. A memory source leaves the x87 state alone (on silicon that of CVTPI2PS too). */
-HANDLER(m_rr_CVTPI2PS)
+FP_HANDLE(m_rr_CVTPI2PS)
 {
     struct fp_run r;
     if (!sse_ok(c, o) || !mmx_ok(c, o))
@@ -559,12 +574,12 @@ HANDLER(m_rr_CVTPI2PS)
     mmx_enter(c);
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PS(&r, v128_q(0, 0), v128_q(mm_get(c, o->r1), 0), 0);
-    if (!fp_end(c, o, &r, v, TINY_NO))
+    if (!fp_end(c, o, &r))
         return false;
     c->v[o->r0].q[0] = (uint64_t)v[0];
     return true;
 }
-HANDLER(m_rm_CVTPI2PS)
+FP_HANDLE(m_rm_CVTPI2PS)
 {
     struct fp_run r;
     v128 b;
@@ -572,12 +587,12 @@ HANDLER(m_rm_CVTPI2PS)
         return false;
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PS(&r, v128_q(0, 0), b, 0);
-    if (!fp_end(c, o, &r, v, TINY_NO))
+    if (!fp_end(c, o, &r))
         return false;
     c->v[o->r0].q[0] = (uint64_t)v[0];
     return true;
 }
-HANDLER(m_rr_CVTPI2PD)
+FP_HANDLE(m_rr_CVTPI2PD)
 {
     struct fp_run r;
     if (!sse_ok(c, o) || !mmx_ok(c, o))
@@ -585,12 +600,12 @@ HANDLER(m_rr_CVTPI2PD)
     mmx_enter(c);
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PD(&r, v128_q(0, 0), v128_q(mm_get(c, o->r1), 0), 0);
-    if (!fp_end(c, o, &r, v, TINY_NO))
+    if (!fp_end(c, o, &r))
         return false;
     xmm_set(c, o->r0, v);
     return true;
 }
-HANDLER(m_rm_CVTPI2PD)
+FP_HANDLE(m_rm_CVTPI2PD)
 {
     struct fp_run r;
     v128 b;
@@ -598,11 +613,12 @@ HANDLER(m_rm_CVTPI2PD)
         return false;
     fp_begin(c, &r);
     v128 v = n_CVTDQ2PD(&r, v128_q(0, 0), b, 0);
-    if (!fp_end(c, o, &r, v, TINY_NO))
+    if (!fp_end(c, o, &r))
         return false;
     xmm_set(c, o->r0, v);
     return true;
 }
+#if !VMENTER_SOFT_TWIN
 op_fn *sel_CVTPI2PS(const struct decoded *d, struct op *o)
 {
     return d->mem != DECODED_NO_MEM ? m_rm_CVTPI2PS : m_rr_CVTPI2PS;
@@ -611,6 +627,7 @@ op_fn *sel_CVTPI2PD(const struct decoded *d, struct op *o)
 {
     return d->mem != DECODED_NO_MEM ? m_rm_CVTPI2PD : m_rr_CVTPI2PD;
 }
+#endif
 /* To MMX. The x87 state is changed even if #XM follows. */
 #define TO_MMX(mn, via, load)                                                                                          \
     INLINE bool do_##mn(struct cpu *c, const struct op *o, v128 b)                                                     \
@@ -619,24 +636,21 @@ op_fn *sel_CVTPI2PD(const struct decoded *d, struct op *o)
         mmx_enter(c);                                                                                                  \
         fp_begin(c, &r);                                                                                               \
         v128 v = n_##via(&r, v128_q(0, 0), b, 0);                                                                      \
-        if (!fp_end(c, o, &r, v, TINY_NO))                                                                             \
+        if (!fp_end(c, o, &r))                                                                                         \
             return false;                                                                                              \
         mm_set(c, o->r0, (uint64_t)v[0]);                                                                              \
         return true;                                                                                                   \
     }                                                                                                                  \
-    HANDLER(m_rr_##mn)                                                                                                 \
+    FP_HANDLE(m_rr_##mn)                                                                                               \
     {                                                                                                                  \
         return sse_ok(c, o) && mmx_ok(c, o) && do_##mn(c, o, xmm_get(c, o->r1));                                       \
     }                                                                                                                  \
-    HANDLER(m_rm_##mn)                                                                                                 \
+    FP_HANDLE(m_rm_##mn)                                                                                               \
     {                                                                                                                  \
         v128 b;                                                                                                        \
         return sse_ok(c, o) && mmx_ok(c, o) && load(c, o, &b) && do_##mn(c, o, b);                                     \
     }                                                                                                                  \
-    op_fn *sel_##mn(const struct decoded *d, struct op *o)                                                             \
-    {                                                                                                                  \
-        return d->mem != DECODED_NO_MEM ? m_rm_##mn : m_rr_##mn;                                                       \
-    }
+    FP_SELECT(mn, m ? m_rm_##mn : m_rr_##mn)
 INLINE v128 low_half(v128 b)
 {
     return (v128){b[0], 0};
@@ -689,11 +703,12 @@ ROUND_FN(ROUNDPS, "roundps", d, 4, 32)
 ROUND_FN(ROUNDPD, "roundpd", q, 2, 64)
 ROUND_FN(ROUNDSS, "roundss", d, 1, 32)
 ROUND_FN(ROUNDSD, "roundsd", q, 1, 64)
-FP_IMM(ROUNDPS, sse4_1, sse_ld128, TINY_NO)
-FP_IMM(ROUNDPD, sse4_1, sse_ld128, TINY_NO)
-FP_IMM(ROUNDSS, sse4_1, sse_ld32, TINY_NO)
-FP_IMM(ROUNDSD, sse4_1, sse_ld64, TINY_NO)
+FP_IMM(ROUNDPS, sse4_1, sse_ld128)
+FP_IMM(ROUNDPD, sse4_1, sse_ld128)
+FP_IMM(ROUNDSS, sse4_1, sse_ld32)
+FP_IMM(ROUNDSD, sse4_1, sse_ld64)
 
+#if !VMENTER_SOFT_TWIN
 /* --- RCPxx, RSQRTxx: approximations; no flags, MXCSR does not matter --------------------------------------------- */
 /* Intel's values, on every host: the exact function of the middle of an interval, rounded to 12 bits. The intervals
  * divide [1, 2) into 2048 for the reciprocal, [1, 2) and [2, 4) into 1024 each for the square root. Denormals count as
@@ -750,3 +765,4 @@ static uint32_t reciprocal_root(uint32_t v)
     }
 APPROX(RCPPS, RCPSS, reciprocal)
 APPROX(RSQRTPS, RSQRTSS, reciprocal_root)
+#endif
