@@ -153,6 +153,7 @@ install: all
 	install -m 755 $(SO) $(DESTDIR)$(PREFIX)/lib/
 	ln -sf $(notdir $(SO)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libvmenter.so
+	install -D -m 644 src/native/enter.S $(DESTDIR)$(PREFIX)/share/vmenter/native/enter.S
 	cd include && find vmenter -type f -exec install -D -m 644 {} $(abspath $(DESTDIR)$(PREFIX))/include/{} \;
 	sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' tools/vmenter.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/vmenter.pc
 

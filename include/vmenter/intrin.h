@@ -24,6 +24,10 @@
 #ifndef VMENTER_INTRIN_H
 #define VMENTER_INTRIN_H
 
+#if defined(__GNUC__) && !defined(VMENTER_BUILDING)
+#pragma GCC system_header /* statement expressions and casts are no business of the program's warnings */
+#endif
+
 #if defined(_MSC_VER)
 #include <intrin.h>
 #else

@@ -9,6 +9,10 @@
 #ifndef VMENTER_INTRIN_INLINE_H
 #define VMENTER_INTRIN_INLINE_H
 
+#if defined(__GNUC__) && !defined(VMENTER_BUILDING)
+#pragma GCC system_header /* statement expressions and casts are no business of the program's warnings */
+#endif
+
 #define VMENTER_INLINE static __inline__ __attribute__((__always_inline__, __unused__))
 
 /* --- barriers and odds and ends ----------------------------------------------------------------------------------- */

@@ -15,6 +15,10 @@
 #ifndef VMENTER_NATIVE_H
 #define VMENTER_NATIVE_H
 
+#if defined(__GNUC__) && !defined(VMENTER_BUILDING)
+#pragma GCC system_header /* statement expressions and casts are no business of the program's warnings */
+#endif
+
 #ifndef VMENTER_NATIVE_NAME
 #define VMENTER_NATIVE_NAME(name) name
 #endif
