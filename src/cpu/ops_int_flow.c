@@ -287,11 +287,11 @@ void op_enter(struct cpu *c, const struct op *o)
                 return;
         }
         sp_set(c, at);
-        /* The frame pointer takes as many bits as a stack pointer has. */
+        /* The frame pointer takes the whole stack pointer, of which a 16-bit stack leaves the upper half as it was. */
         if (size == 2)
             W(16, 8 * GPR_RBP, (uint16_t)frame);
         else if (c->stack_size == 2)
-            W(32, 8 * GPR_RBP, (uint32_t)((bp & ~0xffffull) | (frame & 0xffff)));
+            W(32, 8 * GPR_RBP, (uint32_t)((sp & ~0xffffull) | (frame & 0xffff)));
         else
             reg_write(c, 8 * GPR_RBP, frame, size);
     }
