@@ -54,6 +54,8 @@ struct freed {
     uint64_t rip, rsp;
 };
 unsigned char vmx_become_guest(void);
+unsigned char vmx_become_guest_raw(void);
+extern const char identity_vm_exit_raw[];
 void svm_become_guest(struct vmcb *v, void *stack_top);
 extern const char identity_vm_exit[];
 struct freed *handle_vmx_exit(struct vmenter_regs *guest);
@@ -85,6 +87,22 @@ __asm__(".text\n"
         ".globl identity_vm_exit\n"
         "identity_vm_exit:\n" PUSH_BLOCK "  mov %rsp, %rdi; call handle_vmx_exit\n"
         "  test %rax, %rax; jnz 3f\n" POP_BLOCK "  call __vmx_vmresume@PLT\n"
+        "  ud2\n"
+        "3:\n" GO_FREE
+        /* The same with bare instructions, for trapping. */
+        ".globl vmx_become_guest_raw\n"
+        "vmx_become_guest_raw:\n"
+        "  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15; sub $8, %rsp\n"
+        "  mov $0x681c, %edi; vmwrite %rsp, %rdi; jbe 2f\n"
+        "  mov $0x681e, %edi; lea 1f(%rip), %rsi; vmwrite %rsi, %rdi; jbe 2f\n"
+        "  vmlaunch\n"
+        "2: mov $1, %eax; jmp 3f\n"
+        "1: xor %eax, %eax\n"
+        "3: add $8, %rsp; pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp\n"
+        "  ret\n"
+        ".globl identity_vm_exit_raw\n"
+        "identity_vm_exit_raw:\n" PUSH_BLOCK "  mov %rsp, %rdi; call handle_vmx_exit\n"
+        "  test %rax, %rax; jnz 3f\n" POP_BLOCK "  vmresume\n"
         "  ud2\n"
         "3:\n" GO_FREE
         /* The VMM of SVM is a loop on a stack of its own; the first #VMEXIT finds the guest where it called. */
@@ -195,7 +213,7 @@ struct freed *handle_svm_exit(struct vmenter_regs *guest)
 /* --- as a guest
  * -------------------------------------------------------------------------------------------------------------- */
 
-static bool use_svm;
+static bool use_svm, use_raw;
 
 static void begin_vmx(void)
 {
@@ -212,9 +230,11 @@ static void begin_vmx(void)
     __vmx_vmwrite(VMCS_PROC2_CONTROLS,
                   vmx_controls(VMX_MSR_PROCBASED_CTLS2, VMX_PROC2_ENABLE_RDTSCP | VMX_PROC2_ENABLE_XSAVES));
     __vmx_vmwrite(VMCS_EXCEPTION_BITMAP, 1u << 14);
-    __vmx_vmwrite(VMCS_HOST_RIP, (size_t)identity_vm_exit);
+    __vmx_vmwrite(VMCS_HOST_RIP, (size_t)(use_raw ? identity_vm_exit_raw : identity_vm_exit));
     __vmx_vmwrite(VMCS_HOST_RSP, (size_t)(host_stack + sizeof host_stack));
-    assert_int_equal(vmx_become_guest(), 0);
+    if (use_raw) /* cmocka has its own handlers around each test */
+        assert_int_equal(vmenter_trap(true), VMENTER_OK);
+    assert_int_equal(use_raw ? vmx_become_guest_raw() : vmx_become_guest(), 0);
 }
 
 static void begin_svm(void)
@@ -290,12 +310,18 @@ static int set_up_vmx(void **state)
 {
     return set_up(false);
 }
+static int set_up_raw(void **state)
+{
+    use_raw = true;
+    return set_up(false);
+}
 static int set_up_svm(void **state)
 {
     return set_up(true);
 }
 static int tear_down(void **state)
 {
+    use_raw = false;
     vmenter_destroy(machine);
     return 0;
 }
@@ -605,6 +631,8 @@ static void test_stack(void **state)
     cmocka_unit_test_setup_teardown(test, set_up_vmx, tear_down),                                                      \
         cmocka_unit_test_setup_teardown(test, set_up_svm, tear_down)
 
+#define RAW(test) cmocka_unit_test_setup_teardown(test, set_up_raw, tear_down)
+
 int main(int argc, char **argv)
 {
     /* The guest's processor has no AVX: libc must not choose it. docs/INTRINSICS.md. */
@@ -616,10 +644,12 @@ int main(int argc, char **argv)
         execv("/proc/self/exe", argv);
     }
     const struct CMUnitTest tests[] = {
-        BOTH(test_calls),    BOTH(test_libc),    BOTH(test_files_and_mappings), BOTH(test_wild_pointers),
-        BOTH(test_own_code), BOTH(test_threads), BOTH(test_processes),          BOTH(test_signals),
-        BOTH(test_longjmp),  BOTH(test_exit),    BOTH(test_segment_bases),      BOTH(test_intrinsics_in_a_guest),
-        BOTH(test_stack),
+        BOTH(test_calls),         BOTH(test_libc),          BOTH(test_files_and_mappings),
+        BOTH(test_wild_pointers), BOTH(test_own_code),      BOTH(test_threads),
+        BOTH(test_processes),     BOTH(test_signals),       BOTH(test_longjmp),
+        BOTH(test_exit),          BOTH(test_segment_bases), BOTH(test_intrinsics_in_a_guest),
+        BOTH(test_stack),         RAW(test_calls),          RAW(test_libc),
+        RAW(test_signals),        RAW(test_threads),        RAW(test_exit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,10 +6,13 @@
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -1091,6 +1094,67 @@ static void test_machine(void **state)
     vmenter_destroy(NULL);
 }
 
+/* Without a handler an event is printed with its rule and ends the process. */
+static void dies_of(void (*call)(void), const char *name, const char *exception, const char *rule)
+{
+    int pipes[2], status;
+    char text[1024] = "";
+    assert_int_equal(pipe(pipes), 0);
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        dup2(pipes[1], 2);
+        call();
+        _exit(0);
+    }
+    close(pipes[1]);
+    for (size_t n = 0; n < sizeof text - 1;) {
+        ssize_t got = read(pipes[0], text + n, sizeof text - 1 - n);
+        if (got <= 0)
+            break;
+        n += (size_t)got;
+    }
+    close(pipes[0]);
+    waitpid(pid, &status, 0);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+    assert_non_null(strstr(text, name));
+    assert_non_null(strstr(text, exception));
+    assert_non_null(strstr(text, rule));
+}
+
+static void call_vmxon(void)
+{
+    unsigned long long pa = VMXON_PA;
+    __vmx_on(&pa);
+}
+static void call_vmrun(void)
+{
+    __svm_vmrun(0);
+}
+static void call_rdmsr(void)
+{
+    __readmsr(0xdeadbeef);
+}
+static void call_enable(void)
+{
+    x2apic_on();
+    __writemsr(X2APIC(0x3f0), 0x41);
+    _enable();
+}
+
+static void test_default_handler(void **state)
+{
+    dies_of(call_vmxon, "__vmx_on", "#UD", "vmenter_bind"); /* nothing is bound */
+    struct fixture *f = start("max");
+    vmenter_set_event_handler(f->m, NULL, NULL);
+    dies_of(call_vmxon, "__vmx_on", "#UD", "CR4.VMXE");
+    dies_of(call_vmrun, "__svm_vmrun", "#UD", "EFER.SVME");
+    dies_of(call_rdmsr, "__readmsr", "#GP(0x0)", "no such MSR");
+    dies_of(call_enable, "_enable", "vector 0x41", "vmenter_set_event_handler");
+    vmenter_destroy(f->m);
+    free(f);
+}
+
 static void test_bad_configurations(void **state)
 {
     struct vmenter_machine *m;
@@ -1165,6 +1229,7 @@ int main(void)
         cmocka_unit_test(test_two_machines),
         cmocka_unit_test(test_two_processors),
         cmocka_unit_test(test_machine),
+        cmocka_unit_test(test_default_handler),
         cmocka_unit_test(test_bad_configurations),
         cmocka_unit_test(test_models_and_disassembler),
     };
