@@ -83,17 +83,18 @@ static const struct {
                                         N(fxsr_opt, fxsr) N(fxsr, fpu) N(mmx, fpu) N(mmxext, mmx) N(xsaves, xsavec)
                                             N(xsavec, xsave) N(xsaveopt, xsave) N(xgetbv1, xsave) N(xsaveerptr, xsave)
                                                 N(pku, xsave) N(xsave, fxsr) N(x2apic, apic) N(tsc_deadline_timer, apic)
-                                                    N(extapic, apic) N(la57, lm) N(pdpe1gb, lm)
-                                                        N(fsgsbase, lm) N(lahf_lm, lm) N(invpcid, pcid) N(pcid, lm)
-                                                            N(pks, lm) N(lm, pae) N(nx, pae) N(lm, syscall) N(lm, msr)
-                                                                N(lm, nx) N(lm, cx8) N(lm, sse2) N(lm, pge) N(mca, mce)
+                                                    N(extapic, apic) N(la57, lm) N(pdpe1gb, lm) N(fsgsbase, lm)
+                                                        N(lahf_lm, lm) N(invpcid, pcid) N(pcid, lm) N(pks, lm)
+                                                            N(lm, pae) N(nx, pae) N(lm, syscall) N(lm, msr) N(lm, nx)
+                                                                N(lm, cx8) N(lm, sse2) N(lm, pge) N(mca, mce)
                                                                     N(tsc_adjust, tsc) N(rdtscp, tsc)
                                                                         N(constant_tsc, tsc) N(bmi2, bmi1)
 #undef N
 };
 /* What this processor does not execute yet. */
-static const enum feature absent[] = {FEATURE_avx,  FEATURE_avx2, FEATURE_fma,        FEATURE_f16c,  FEATURE_sha_ni,
-                                      FEATURE_gfni, FEATURE_vaes, FEATURE_vpclmulqdq, FEATURE_mwaitx};
+static const enum feature absent[] = {FEATURE_cr8_legacy, FEATURE_avx,    FEATURE_avx2, FEATURE_fma,
+                                      FEATURE_f16c,       FEATURE_sha_ni, FEATURE_gfni, FEATURE_vaes,
+                                      FEATURE_vpclmulqdq, FEATURE_mwaitx};
 
 const struct model *model_get(unsigned index)
 {

@@ -353,7 +353,7 @@ bool cpu_write_dr(struct cpu *c, unsigned n, uint64_t v)
     case 7:
         if (v >> 32)
             return raise_gp(c);
-        c->dr[7] = (v & ~0xd000ull) | 0x400;
+        c->dr[7] = (v & ~0xd800ull) | 0x400;
         break;
     }
     cpu_update_mode(c);

@@ -826,18 +826,6 @@ void op_getsec(struct cpu *c, const struct op *o)
     RAISE(c, EXC_UD);
 }
 
-void op_umonitor(struct cpu *c, const struct op *o)
-{
-    c->cur = o;
-    uint8_t byte;
-    uint64_t la, offset = op_r64(c, o->r0) & op_amask(o);
-    if (!cpu_seg_la(c, o->seg <= SEG_NONE ? o->seg : SEG_DS, offset, 1, MMU_READ, &la) ||
-        !cpu_read(c, LA(la), &byte, 1, MMU_READ | cpu_data_access(c)))
-        return;
-    c->mon_armed = true;
-    NEXT(c, o);
-}
-
 /* UMWAIT and TPAUSE may end at once (SDM 2: for any implementation-dependent reason). */
 static void timed_wait(struct cpu *c, const struct op *o)
 {

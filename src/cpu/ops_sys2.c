@@ -201,7 +201,24 @@ static bool monitor_exists(const struct cpu *c)
     return amd(c) ? !c->cpl || (c->msr.hwcr & BIT(10)) : (c->msr.misc_enable & BIT(18)) && !c->cpl;
 }
 
-void op_monitor(struct cpu *c, const struct op *o)
+/* The address is rAX in DS or an overriding segment, without an operand that says so. */
+static void implied_segment(const struct decoded *d, struct op *o)
+{
+    static const struct {
+        ZydisInstructionAttributes attribute;
+        uint8_t seg;
+    } rows[] = {{ZYDIS_ATTRIB_HAS_SEGMENT_ES, SEG_ES},
+                {ZYDIS_ATTRIB_HAS_SEGMENT_CS, SEG_CS},
+                {ZYDIS_ATTRIB_HAS_SEGMENT_SS, SEG_SS},
+                {ZYDIS_ATTRIB_HAS_SEGMENT_FS, SEG_FS},
+                {ZYDIS_ATTRIB_HAS_SEGMENT_GS, SEG_GS}};
+    o->seg = d->mode == MODE_64 ? SEG_NONE : SEG_DS;
+    for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
+        if ((d->in.attributes & rows[i].attribute) && (d->mode != MODE_64 || rows[i].seg >= SEG_FS))
+            o->seg = rows[i].seg;
+}
+
+static void op_monitor(struct cpu *c, const struct op *o)
 {
     uint8_t byte;
     uint64_t la;
@@ -214,13 +231,31 @@ void op_monitor(struct cpu *c, const struct op *o)
     c->cur = o;
     if ((uint32_t)c->gpr[GPR_RCX])
         return RAISE(c, EXC_GP);
-    if (!cpu_seg_la(c, o->seg <= SEG_NONE ? o->seg : SEG_DS, c->gpr[GPR_RAX] & op_amask(o), 1, MMU_READ, &la) ||
+    if (!cpu_seg_la(c, o->seg, c->gpr[GPR_RAX] & op_amask(o), 1, MMU_READ, &la) ||
         !cpu_read(c, LA(la), &byte, 1, MMU_READ | cpu_data_access(c)))
         return;
     if (late && INTERCEPT(c, o, MONITOR, 0))
         return;
     c->mon_armed = true;
     NEXT(c, o);
+}
+
+static void op_umonitor(struct cpu *c, const struct op *o)
+{
+    c->cur = o;
+    uint8_t byte;
+    uint64_t la, offset = op_r64(c, o->r0) & op_amask(o);
+    if (!cpu_seg_la(c, o->seg, offset, 1, MMU_READ, &la) ||
+        !cpu_read(c, LA(la), &byte, 1, MMU_READ | cpu_data_access(c)))
+        return;
+    c->mon_armed = true;
+    NEXT(c, o);
+}
+
+op_fn *select_monitor(const struct decoded *d, struct op *o)
+{
+    implied_segment(d, o);
+    return d->in.mnemonic == ZYDIS_MNEMONIC_MONITOR ? op_monitor : op_umonitor;
 }
 
 /* The processor wakes at interrupts. Another processor's store to the monitored line would wake it too; with more than

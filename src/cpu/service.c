@@ -78,7 +78,8 @@ static void debug_exception(struct cpu *c, uint64_t payload)
 {
     c->exc = (struct cpu_event){.valid = true, .vector = EXC_DB, .type = EVENT_HWEXC, .payload = payload};
     cpu_handle_exception(c);
-    c->icount++; /* a delivery takes time: a handler with a breakpoint on its first instruction must not stop the clock */
+    c->icount++; /* a delivery takes time: a handler with a breakpoint on its first instruction must not stop the clock
+                  */
 }
 
 static void start_up(struct cpu *c)
@@ -108,6 +109,9 @@ static bool idle(struct cpu *c)
         uint64_t now = cpu_tsc(c);
         if (next > now)
             c->skipped += next - now;
+        /* Nothing may ever wake it: the caller of cpu_run() shall see time pass. */
+        if (!(c->rflags_rest & FLAG_IF) && !c->guest)
+            c->stop = STOP_IDLE;
     }
     cpu_run_timers(c);
     return true;
