@@ -102,7 +102,7 @@ static bool deliver_64(struct cpu *c, const struct cpu_event *ev, bool soft)
 
     if (at + 15 > c->idtr.limit)
         return cpu_raise(c, EXC_GP, error);
-    if (!cpu_read(c, LA(c->idtr.base + at), raw, 16, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, c->idtr.base + at, raw, 16))
         return false;
     uint64_t lo = load64(raw), hi = load64(raw + 8);
     unsigned type = lo >> 40 & 0x1f, gate_dpl = lo >> 45 & 3, ist = lo >> 32 & 7;
@@ -174,7 +174,7 @@ static bool deliver_protected(struct cpu *c, const struct cpu_event *ev, bool so
 
     if (at + 7 > c->idtr.limit)
         return cpu_raise(c, EXC_GP, error);
-    if (!cpu_read(c, LA((uint32_t)(c->idtr.base + at)), raw, 8, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (uint32_t)(c->idtr.base + at), raw, 8))
         return false;
     uint64_t lo = load64(raw);
     unsigned type = lo >> 40 & 0x1f, gate_dpl = lo >> 45 & 3;
@@ -375,14 +375,14 @@ static int vme_interrupt(struct cpu *c, unsigned vector, uint64_t ip)
         cpu_raise(c, EXC_GP, 0);
         return -1;
     }
-    if (!cpu_read(c, LA((uint32_t)(tr->base + 102)), raw, 2, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (uint32_t)(tr->base + 102), raw, 2))
         return -1;
     uint32_t at = (uint32_t)load16(raw) - 32 + vector / 8;
     if (load16(raw) < 32 || at > tr->limit) {
         cpu_raise(c, EXC_GP, 0);
         return -1;
     }
-    if (!cpu_read(c, LA((uint32_t)(tr->base + at)), &map, 1, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (uint32_t)(tr->base + at), &map, 1))
         return -1;
     if (map >> (vector & 7) & 1)
         return 0;
@@ -495,7 +495,7 @@ static bool iret_to_v86(struct cpu *c, struct stack *s, uint64_t ip, uint16_t cs
 static bool iret_task(struct cpu *c)
 {
     uint8_t raw[2];
-    if (!cpu_read(c, LA((uint32_t)c->seg[SEG_TR].base), raw, 2, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (uint32_t)c->seg[SEG_TR].base, raw, 2))
         return false;
     if (!cpu_task_switch(c, load16(raw), 1, false, 0))
         return false;

@@ -535,7 +535,7 @@ static int look(struct cpu *c, uint16_t sel, struct desc *d)
     d->la = base + (sel & ~7u);
     if (!c->long_mode)
         d->la = (uint32_t)d->la;
-    if (!cpu_read(c, LA(d->la), raw, 8, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, d->la, raw, 8))
         return -1;
     d->lo = load64(raw);
     d->hi = 0;

@@ -9,6 +9,13 @@
 
 /* --- descriptors ---------------------------------------------------------------------------------------------- */
 
+bool table_read(struct cpu *c, uint64_t la, void *buf, unsigned len)
+{
+    if (c->long_mode && unlikely(!canonical(c, la) || !canonical(c, la + len - 1)))
+        return cpu_raise(c, EXC_GP, 0);
+    return cpu_read(c, LA(la), buf, len, MMU_READ | MMU_IMPLICIT);
+}
+
 static bool desc_place(struct cpu *c, uint16_t sel, unsigned size, unsigned vector, uint64_t *la)
 {
     uint64_t base, limit;
@@ -33,7 +40,7 @@ static bool desc_place(struct cpu *c, uint16_t sel, unsigned size, unsigned vect
 bool desc_read(struct cpu *c, uint16_t sel, unsigned vector, struct desc *d)
 {
     uint8_t raw[8];
-    if (!desc_place(c, sel, 8, vector, &d->la) || !cpu_read(c, LA(d->la), raw, 8, MMU_READ | MMU_IMPLICIT))
+    if (!desc_place(c, sel, 8, vector, &d->la) || !table_read(c, d->la, raw, 8))
         return false;
     d->lo = load64(raw);
     d->hi = 0;
@@ -45,7 +52,7 @@ bool desc_read_system(struct cpu *c, uint16_t sel, unsigned vector, struct desc 
     if (!c->long_mode)
         return desc_read(c, sel, vector, d);
     uint8_t raw[16];
-    if (!desc_place(c, sel, 16, vector, &d->la) || !cpu_read(c, LA(d->la), raw, 16, MMU_READ | MMU_IMPLICIT))
+    if (!desc_place(c, sel, 16, vector, &d->la) || !table_read(c, d->la, raw, 16))
         return false;
     d->lo = load64(raw);
     d->hi = load64(raw + 8);
@@ -175,8 +182,8 @@ bool seg_in_limit(const struct seg *s, uint32_t offset, unsigned size)
         uint32_t top = s->ar & AR_DB ? 0xffffffff : 0xffff;
         return offset > s->limit && last <= top;
     }
-    /* Whether an access that wraps in a segment of 4 GiB faults is an implementation's choice (SDM volume 3A, "Limit Checking"). Silicon
-     * lets it pass in a flat segment, and faults with another base. */
+    /* Whether an access that wraps in a segment of 4 GiB faults is an implementation's choice (SDM volume 3A, "Limit
+     * Checking"). Silicon lets it pass in a flat segment, and faults with another base. */
     return last <= s->limit || (s->limit == 0xffffffff && !s->base);
 }
 
@@ -301,7 +308,7 @@ bool tss_stack(struct cpu *c, unsigned dpl, uint16_t *ss, uint64_t *sp)
         uint32_t at = dpl * 4 + 2;
         if (at + 3 > tr->limit)
             return cpu_raise(c, EXC_TS, tr->sel & 0xfffc);
-        if (!cpu_read(c, LA((uint32_t)(tr->base + at)), raw, 4, MMU_READ | MMU_IMPLICIT))
+        if (!table_read(c, (uint32_t)(tr->base + at), raw, 4))
             return false;
         *sp = load16(raw);
         *ss = load16(raw + 2);
@@ -310,7 +317,7 @@ bool tss_stack(struct cpu *c, unsigned dpl, uint16_t *ss, uint64_t *sp)
     uint32_t at = dpl * 8 + 4;
     if (at + 5 > tr->limit)
         return cpu_raise(c, EXC_TS, tr->sel & 0xfffc);
-    if (!cpu_read(c, LA((uint32_t)(tr->base + at)), raw, 6, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (uint32_t)(tr->base + at), raw, 6))
         return false;
     *sp = load32(raw);
     *ss = load16(raw + 4);
@@ -324,7 +331,7 @@ bool tss_stack64(struct cpu *c, unsigned index, uint64_t *rsp)
     uint32_t at = index * 8 + 4;
     if (at + 7 > tr->limit)
         return cpu_raise(c, EXC_TS, tr->sel & 0xfffc);
-    if (!cpu_read(c, LA(tr->base + at), raw, 8, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, tr->base + at, raw, 8))
         return false;
     *rsp = load64(raw);
     if (!canonical(c, *rsp))
@@ -688,12 +695,12 @@ bool cpu_io_allowed(struct cpu *c, uint16_t port, unsigned size)
     if ((tr->ar & AR_UNUSABLE) || (kind != SYS_TSS32_BUSY && kind != SYS_TSS32) || tr->limit < 103)
         return cpu_raise(c, EXC_GP, 0);
     uint64_t wrap = c->long_mode ? ~0ull : 0xffffffff;
-    if (!cpu_read(c, LA((tr->base + 102) & wrap), raw, 2, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (tr->base + 102) & wrap, raw, 2))
         return false;
     uint32_t at = load16(raw) + port / 8u;
     if (at + 1 > tr->limit)
         return cpu_raise(c, EXC_GP, 0);
-    if (!cpu_read(c, LA((tr->base + at) & wrap), raw, 2, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, (tr->base + at) & wrap, raw, 2))
         return false;
     if (load16(raw) >> (port & 7) & mask_low(size))
         return cpu_raise(c, EXC_GP, 0);

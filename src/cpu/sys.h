@@ -89,6 +89,8 @@ INLINE unsigned cpu_op_bytes(const struct cpu *c)
     return c->mode == MODE_64 ? 8 : c->mode == MODE_32 ? 4 : 2;
 }
 
+/* An implicit read of a descriptor table or TSS. */
+bool table_read(struct cpu *c, uint64_t la, void *buf, unsigned len);
 /* The 8-byte descriptor of sel; beyond the table's limit, or in a null LDT: `vector`(sel). The selector is not null. */
 bool desc_read(struct cpu *c, uint16_t sel, unsigned vector, struct desc *d);
 /* A system descriptor: 16 bytes in long mode. */

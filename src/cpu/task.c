@@ -71,7 +71,7 @@ static bool set_busy(struct cpu *c, uint16_t sel, bool busy)
 {
     uint8_t type;
     uint64_t la = (uint32_t)(c->gdtr.base + (sel & ~7u) + 5);
-    if (!cpu_read(c, LA(la), &type, 1, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, la, &type, 1))
         return false;
     type = busy ? type | 2 : type & ~2;
     return cpu_write(c, LA(la), &type, 1, MMU_WRITE | MMU_IMPLICIT);
@@ -188,7 +188,7 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
     /* Read the new task's image, and make sure that what will be written can be. */
     uint8_t t[104] = {0};
     struct image im;
-    if (!cpu_read(c, LA(base), t, new32 ? 104 : 44, MMU_READ | MMU_IMPLICIT))
+    if (!table_read(c, base, t, new32 ? 104 : 44))
         return false;
     parse(t, new32, &im);
     if (!cpu_probe(c, LA((uint32_t)c->seg[SEG_TR].base), old32 ? 96 : 42, MMU_WRITE | MMU_IMPLICIT) ||
