@@ -20,24 +20,17 @@ ALL_SIZES(DEFINE_MOV, )
     {                                                                                                                  \
         n##8, n##16, n##32, n##64                                                                                      \
     }
+#define FORMS_OF(n, how)                                                                                               \
+    {                                                                                                                  \
+        n##8_##how, n##16_##how, n##32_##how, n##64_##how                                                              \
+    }
 #define FORMS_MEM(n)                                                                                                   \
     {                                                                                                                  \
-        .fast = {n##8_fast, n##16_fast, n##32_fast, n##64_fast}, .slow = {                                             \
-            n##8_slow,                                                                                                 \
-            n##16_slow,                                                                                                \
-            n##32_slow,                                                                                                \
-            n##64_slow                                                                                                 \
-        }                                                                                                              \
+        .fast = FORMS_OF(n, fast), .slow = FORMS_OF(n, slow), .disp = FORMS_OF(n, disp)                                \
     }
 #define FORMS_RMW(n)                                                                                                   \
     {                                                                                                                  \
-        .fast = {n##8_fast, n##16_fast, n##32_fast, n##64_fast},                                                       \
-        .slow = {n##8_slow, n##16_slow, n##32_slow, n##64_slow}, .lock = {                                             \
-            n##8_lock,                                                                                                 \
-            n##16_lock,                                                                                                \
-            n##32_lock,                                                                                                \
-            n##64_lock                                                                                                 \
-        }                                                                                                              \
+        .fast = FORMS_OF(n, fast), .slow = FORMS_OF(n, slow), .disp = FORMS_OF(n, disp), .lock = FORMS_OF(n, lock)     \
     }
 
 /* Segment registers. A load of SS holds off interrupts and debug exceptions for one instruction: SDM volume 3A,
@@ -142,17 +135,25 @@ op_fn *select_movzx(const struct decoded *d, struct op *o)
 {
     static op_fn *const rr[3][4] = MOVX_ROW(movzx_rr, );
     static op_fn *const fast[3][4] = MOVX_ROW(movzx_rm, _fast), *const slow[3][4] = MOVX_ROW(movzx_rm, _slow);
+    static op_fn *const disp[3][4] = MOVX_ROW(movzx_rm, _disp);
     unsigned dst = decoded_log2(d, 0), src = decoded_log2(d, 1);
-    return !(o->flags & OPF_MEM) ? rr[src][dst] : is_legacy(o) ? slow[src][dst] : fast[src][dst];
+    return !(o->flags & OPF_MEM) ? rr[src][dst]
+           : is_legacy(o)        ? slow[src][dst]
+           : is_disp(o)          ? disp[src][dst]
+                                 : fast[src][dst];
 }
 op_fn *select_movsx(const struct decoded *d, struct op *o)
 {
     static op_fn *const rr[3][4] = MOVX_ROW(movsx_rr, );
     static op_fn *const fast[3][4] = MOVX_ROW(movsx_rm, _fast), *const slow[3][4] = MOVX_ROW(movsx_rm, _slow);
+    static op_fn *const disp[3][4] = MOVX_ROW(movsx_rm, _disp);
     unsigned dst = decoded_log2(d, 0), src = decoded_log2(d, 1);
     if (dst == 1 && src == 2) /* MOVSXD r16, r/m32 moves 16 bits */
         src = 1;
-    return !(o->flags & OPF_MEM) ? rr[src][dst] : is_legacy(o) ? slow[src][dst] : fast[src][dst];
+    return !(o->flags & OPF_MEM) ? rr[src][dst]
+           : is_legacy(o)        ? slow[src][dst]
+           : is_disp(o)          ? disp[src][dst]
+                                 : fast[src][dst];
 }
 
 #define DEFINE_MOVBE(S, _)                                                                                             \
@@ -444,9 +445,11 @@ UNARY(not )
     }
 #define ALL_FUSED(X)                                                                                                   \
     X(cmp_rr, 8)                                                                                                       \
-    X(cmp_rr, 16) X(cmp_rr, 32) X(cmp_rr, 64) X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8)     \
-        X(test_rr, 16) X(test_rr, 32) X(test_rr, 64) X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64)            \
-            X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
+    X(cmp_rr, 16)                                                                                                      \
+    X(cmp_rr, 32)                                                                                                      \
+    X(cmp_rr, 64) X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32)   \
+        X(test_rr, 64) X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64)              \
+            X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
 #define DEFINE_FUSED_CC(cc)                                                                                            \
     FUSED_COMPARE(8, cmp_rr, R(8, o->r1), cc)                                                                          \
     FUSED_COMPARE(16, cmp_rr, R(16, o->r1), cc)                                                                        \

@@ -25,6 +25,18 @@ INLINE uint64_t fast_la(const struct cpu *c, const struct op *o)
 {
     return op_offset(c, o) + c->seg_base64[o->seg];
 }
+/* 64-bit mode, no index, no segment base. */
+INLINE uint64_t disp_la(const struct cpu *c, const struct op *o)
+{
+    return c->gpr[o->base] + (uint64_t)o->disp;
+}
+/* The TLB's answer as a condition: cheaper than a null pointer. */
+INLINE bool host_hit(const struct cpu *c, uint64_t la, unsigned size, unsigned access, uint8_t **h)
+{
+    const struct tlb_entry *e = &c->tlb[tlb_slot(la)];
+    *h = (uint8_t *)(uintptr_t)(la + e->addend);
+    return likely(la - e->tag[access] <= PAGE_SIZE - size);
+}
 INLINE bool is_legacy(const struct op *o)
 {
     return o->flags & OPF_LEGACY;
@@ -54,8 +66,17 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
     {                                                                                                                  \
-        const uint8_t *h = op_host(c, fast_la(c, o), S / 8, MMU_READ);                                                 \
-        if (unlikely(!h))                                                                                              \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, fast_la(c, o), S / 8, MMU_READ, &h)))                                                \
+            return name##_slow(c, o);                                                                                  \
+        U(S) m = load##S(h);                                                                                           \
+        BODY;                                                                                                          \
+        NEXT(c, o);                                                                                                    \
+    }                                                                                                                  \
+    static UNUSED void name##_disp(struct cpu *c, const struct op *o)                                                  \
+    {                                                                                                                  \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, disp_la(c, o), S / 8, MMU_READ, &h)))                                                \
             return name##_slow(c, o);                                                                                  \
         U(S) m = load##S(h);                                                                                           \
         BODY;                                                                                                          \
@@ -77,8 +98,16 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
     {                                                                                                                  \
-        uint8_t *h = op_host(c, fast_la(c, o), S / 8, MMU_WRITE);                                                      \
-        if (unlikely(!h))                                                                                              \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, fast_la(c, o), S / 8, MMU_WRITE, &h)))                                               \
+            return name##_slow(c, o);                                                                                  \
+        store##S(h, (U(S))(VALUE));                                                                                    \
+        NEXT(c, o);                                                                                                    \
+    }                                                                                                                  \
+    static UNUSED void name##_disp(struct cpu *c, const struct op *o)                                                  \
+    {                                                                                                                  \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, disp_la(c, o), S / 8, MMU_WRITE, &h)))                                               \
             return name##_slow(c, o);                                                                                  \
         store##S(h, (U(S))(VALUE));                                                                                    \
         NEXT(c, o);                                                                                                    \
@@ -110,8 +139,18 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
     }                                                                                                                  \
     static void name##_fast(struct cpu *c, const struct op *o)                                                         \
     {                                                                                                                  \
-        uint8_t *h = op_host(c, fast_la(c, o), S / 8, MMU_WRITE);                                                      \
-        if (unlikely(!h))                                                                                              \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, fast_la(c, o), S / 8, MMU_WRITE, &h)))                                               \
+            return name##_slow(c, o);                                                                                  \
+        U(S) m = load##S(h), r;                                                                                        \
+        BODY;                                                                                                          \
+        store##S(h, r);                                                                                                \
+        NEXT(c, o);                                                                                                    \
+    }                                                                                                                  \
+    static UNUSED void name##_disp(struct cpu *c, const struct op *o)                                                  \
+    {                                                                                                                  \
+        uint8_t *h;                                                                                                    \
+        if (unlikely(!host_hit(c, disp_la(c, o), S / 8, MMU_WRITE, &h)))                                               \
             return name##_slow(c, o);                                                                                  \
         U(S) m = load##S(h), r;                                                                                        \
         BODY;                                                                                                          \
@@ -169,11 +208,20 @@ INLINE bool host_atomic(uint64_t la, unsigned size)
 
 /* The handlers of a memory form, by size. */
 struct mem_forms {
-    op_fn *fast[4], *slow[4], *lock[4];
+    op_fn *fast[4], *slow[4], *lock[4], *disp[4]; /* disp: none, or for disp_la() */
 };
+/* In 64-bit mode: base and displacement alone? */
+INLINE bool is_disp(const struct op *o)
+{
+    return !is_legacy(o) && o->index == GPR_ZERO && (o->seg == SEG_NONE || o->seg == SEG_SS);
+}
 INLINE op_fn *pick_mem(const struct mem_forms *f, unsigned size, const struct op *o)
 {
-    return o->flags & OPF_LOCK ? f->lock[size] : is_legacy(o) ? f->slow[size] : f->fast[size];
+    if (o->flags & OPF_LOCK)
+        return f->lock[size];
+    if (is_legacy(o))
+        return f->slow[size];
+    return is_disp(o) && f->disp[size] ? f->disp[size] : f->fast[size];
 }
 
 /* The next instruction's address, and a near branch to `target` outside the fast path: truncation, canonical form, the

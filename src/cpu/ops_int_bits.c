@@ -11,14 +11,13 @@
     {                                                                                                                  \
         n##8, n##16, n##32, n##64                                                                                      \
     }
+#define FORMS_OF(n, how)                                                                                               \
+    {                                                                                                                  \
+        n##8_##how, n##16_##how, n##32_##how, n##64_##how                                                              \
+    }
 #define FORMS_RMW(n)                                                                                                   \
     {                                                                                                                  \
-        .fast = {n##8_fast, n##16_fast, n##32_fast, n##64_fast}, .slow = {                                             \
-            n##8_slow,                                                                                                 \
-            n##16_slow,                                                                                                \
-            n##32_slow,                                                                                                \
-            n##64_slow                                                                                                 \
-        }                                                                                                              \
+        .fast = FORMS_OF(n, fast), .slow = FORMS_OF(n, slow), .disp = FORMS_OF(n, disp)                                \
     }
 
 /* --- shifts and rotates --------------------------------------------------------------------------------------------
@@ -114,9 +113,25 @@ INLINE void set_shift_flags(struct cpu *c, uint64_t res, bool cf, bool of)
     }
 ALL_SIZES(DEFINE_SHIFT_CALC, )
 
+/* An immediate count whose masked value is not zero. */
+INLINE unsigned count_not_zero(unsigned n, unsigned width)
+{
+    if (!(n & (width == 64 ? 63u : 31u)))
+        __builtin_unreachable(); /* pick_shift() has seen to it */
+    return n;
+}
+HANDLER_REG(shift_r_nothing, )
+HANDLER_REG(shift_r32_nothing, W(32, o->r0, R(32, o->r0)))
+static op_fn *pick_shift(op_fn *const ri[4], unsigned size, const struct op *o)
+{
+    if (o->imm & (size == 3 ? 63 : 31))
+        return ri[size];
+    return size == 2 ? shift_r32_nothing : shift_r_nothing;
+}
+
 /* By the immediate, or by CL. */
 #define DEFINE_SHIFT(S, NAME)                                                                                          \
-    HANDLER_REG(NAME##_ri##S, W(S, o->r0, calc_##NAME##S(c, R(S, o->r0), (unsigned)o->imm)))                           \
+    HANDLER_REG(NAME##_ri##S, W(S, o->r0, calc_##NAME##S(c, R(S, o->r0), count_not_zero((unsigned)o->imm, S))))        \
     HANDLER_REG(NAME##_rc##S, W(S, o->r0, calc_##NAME##S(c, R(S, o->r0), R(8, 8 * GPR_RCX))))                          \
     HANDLER_RMW(S, NAME##_mi##S, r = calc_##NAME##S(c, m, (unsigned)o->imm))                                           \
     HANDLER_RMW(S, NAME##_mc##S, r = calc_##NAME##S(c, m, R(8, 8 * GPR_RCX)))
@@ -130,7 +145,7 @@ ALL_SIZES(DEFINE_SHIFT_CALC, )
         bool imm = decoded_is_imm(d, 1);                                                                               \
         if (o->flags & OPF_MEM)                                                                                        \
             return pick_mem(imm ? &mi : &mc, size, o);                                                                 \
-        return imm ? ri[size] : rc[size];                                                                              \
+        return imm ? pick_shift(ri, size, o) : rc[size];                                                               \
     }
 SHIFT(shl)
 SHIFT(shr)
@@ -312,7 +327,8 @@ DEFINE_BT(btc, BIT_TOGGLE)
         static op_fn *const rr[4] = {NULL, first(NAME##_rr16), NAME##_rr32, NAME##_rr64};                              \
         static const struct mem_forms rm = {                                                                           \
             .fast = {NULL, first(NAME##_rm16_fast), NAME##_rm32_fast, NAME##_rm64_fast},                               \
-            .slow = {NULL, first(NAME##_rm16_slow), NAME##_rm32_slow, NAME##_rm64_slow}};                              \
+            .slow = {NULL, first(NAME##_rm16_slow), NAME##_rm32_slow, NAME##_rm64_slow},                               \
+            .disp = {NULL, first(NAME##_rm16_disp), NAME##_rm32_disp, NAME##_rm64_disp}};                              \
         unsigned size = decoded_log2(d, 0);                                                                            \
         return o->flags & OPF_MEM ? pick_mem(&rm, size, o) : rr[size];                                                 \
     }

@@ -92,8 +92,8 @@ static NOINLINE void push_r(struct cpu *c, const struct op *o)
 static void push_r64_fast(struct cpu *c, const struct op *o)
 {
     uint64_t sp = c->gpr[GPR_RSP] - 8;
-    uint8_t *h = op_host(c, sp, 8, MMU_WRITE);
-    if (unlikely(!h))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, sp, 8, MMU_WRITE, &h)))
         return push_r(c, o);
     store64(h, R(64, o->r0));
     c->gpr[GPR_RSP] = sp;
@@ -161,8 +161,8 @@ static NOINLINE void pop_r(struct cpu *c, const struct op *o)
 }
 static void pop_r64_fast(struct cpu *c, const struct op *o)
 {
-    const uint8_t *h = op_host(c, c->gpr[GPR_RSP], 8, MMU_READ);
-    if (unlikely(!h))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, c->gpr[GPR_RSP], 8, MMU_READ, &h)))
         return pop_r(c, o);
     uint64_t v = load64(h);
     c->gpr[GPR_RSP] += 8;
@@ -379,8 +379,8 @@ static NOINLINE void jmp_m(struct cpu *c, const struct op *o)
 }
 static void jmp_m_fast(struct cpu *c, const struct op *o)
 {
-    const uint8_t *h = op_host(c, fast_la(c, o), 8, MMU_READ);
-    if (unlikely(!h || !canonical(c, load64(h))))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, fast_la(c, o), 8, MMU_READ, &h) || !canonical(c, load64(h))))
         return jmp_m(c, o);
     c->rip = load64(h);
     c->icount += o->n + 1u;
@@ -470,8 +470,8 @@ static NOINLINE void call_rel(struct cpu *c, const struct op *o)
 static void call_rel_fast(struct cpu *c, const struct op *o)
 {
     uint64_t sp = c->gpr[GPR_RSP] - 8;
-    uint8_t *h = op_host(c, sp, 8, MMU_WRITE);
-    if (unlikely(!h))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, sp, 8, MMU_WRITE, &h)))
         return call_rel(c, o);
     store64(h, next_ip(c, o));
     c->gpr[GPR_RSP] = sp;
@@ -486,8 +486,8 @@ static NOINLINE void call_r(struct cpu *c, const struct op *o)
 static void call_r_fast(struct cpu *c, const struct op *o)
 {
     uint64_t sp = c->gpr[GPR_RSP] - 8, target = R(64, o->r0);
-    uint8_t *h = op_host(c, sp, 8, MMU_WRITE);
-    if (unlikely(!h || !canonical(c, target)))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, sp, 8, MMU_WRITE, &h) || !canonical(c, target)))
         return call_r(c, o);
     store64(h, next_ip(c, o));
     c->gpr[GPR_RSP] = sp;
@@ -527,8 +527,8 @@ static NOINLINE void ret(struct cpu *c, const struct op *o)
 }
 static void ret_fast(struct cpu *c, const struct op *o)
 {
-    const uint8_t *h = op_host(c, c->gpr[GPR_RSP], 8, MMU_READ);
-    if (unlikely(!h || !canonical(c, load64(h))))
+    uint8_t *h;
+    if (unlikely(!host_hit(c, c->gpr[GPR_RSP], 8, MMU_READ, &h) || !canonical(c, load64(h))))
         return ret(c, o);
     c->rip = load64(h);
     c->gpr[GPR_RSP] += 8 + (uint64_t)(uint16_t)o->imm;

@@ -92,8 +92,8 @@ struct ours *diff_ours_new(const char *name)
         g[0] = (h & 0xffff) | 0x10 << 16 | type << 40 | (h >> 16 & 0xffff) << 48;
         g[1] = h >> 32;
     }
-    *(uint64_t *)(o->ram + PA_SYS + 0x1204) = SUP + PA_STACK + 4096;
-    *(uint16_t *)(o->ram + PA_SYS + 0x1200 + 102) = 104; /* no I/O permission map */
+    memcpy(o->ram + PA_SYS + 0x1204, &(uint64_t){SUP + PA_STACK + 4096}, 8);
+    memcpy(o->ram + PA_SYS + 0x1200 + 102, &(uint16_t){104}, 2); /* no I/O permission map */
 
     o->cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_PGE | CR4_PSE | CR4_MCE;
     if (model_has(&o->model, FEATURE_xsave))
