@@ -16,6 +16,11 @@ _Static_assert(offsetof(struct binding, stack_top) == 8, "entry.S");
 _Static_assert(offsetof(struct binding, regs) == 16, "entry.S");
 _Static_assert(offsetof(struct binding, rip) == 144, "entry.S");
 _Static_assert(offsetof(struct binding, rflags) == 152, "entry.S");
+_Static_assert(offsetof(struct binding, vector) == 160, "entry.S");
+_Static_assert(offsetof(struct binding, vector_mask) == 168, "entry.S");
+_Static_assert(offsetof(struct binding, vector_how) == 176, "entry.S");
+_Static_assert(offsetof(struct binding, running) == 180, "entry.S");
+_Static_assert(MACHINE_VECTOR_SIZE == 2816, "entry.S");
 
 #if defined(__x86_64__)
 unsigned char hosted_native_vmenter_vmlaunch(struct vmenter_regs *regs);

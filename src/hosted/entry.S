@@ -11,6 +11,7 @@
  *
  * They capture every general register in a block below the caller's RSP, which takes 160 bytes of the caller's stack; the software
  * processor runs on a stack of its own. What an entry raises is delivered on the caller's stack again, with unwind information.
+ * x87 and vector registers are native code's again when it goes on: the software processor keeps the guest's in struct cpu.
  * Going on at HOST_RIP is an IRETQ to the same privilege: it loads RIP, RSP and RFLAGS at once and writes nothing.
  */
 #if defined(__x86_64__)
@@ -21,6 +22,11 @@
 #define BINDING_REGS      16
 #define BINDING_RIP       144
 #define BINDING_RFLAGS    152
+#define BINDING_VECTOR    160
+#define BINDING_MASK      168
+#define BINDING_HOW       176
+#define BINDING_RUNNING   180
+#define VECTOR_SIZE       2816
 
 #define ENTRY_VMLAUNCH 0
 #define ENTRY_VMRESUME 1
@@ -70,6 +76,41 @@
     .cfi_adjust_cfa_offset 8
     .endm
 
+    /* x87 and vector registers of native code, to and from the binding in %rbx. Clobbers rax, rcx, rdx. */
+    .macro save_vector
+    mov BINDING_VECTOR(%rbx), %rcx
+    mov BINDING_MASK(%rbx), %eax
+    xor %edx, %edx
+    cmpl $1, BINDING_HOW(%rbx)
+    je 51f
+    ja 52f
+    fxsave64 (%rcx)
+    jmp 53f
+51: xsave64 (%rcx)
+    jmp 53f
+52: xsavec64 (%rcx)
+53: fninit
+    ldmxcsr default_mxcsr(%rip)
+    .endm
+
+    .macro restore_vector
+    mov BINDING_VECTOR(%rbx), %rcx
+    mov BINDING_MASK(%rbx), %eax
+    xor %edx, %edx
+    cmpl $0, BINDING_HOW(%rbx)
+    jne 51f
+    fxrstor64 (%rcx)
+    jmp 52f
+51: xrstor64 (%rcx)
+52:
+    .endm
+
+    .section .rodata
+    .p2align 2
+default_mxcsr:
+    .long 0x1f80
+    .text
+
     .macro entry symbol, instruction, which
     .globl \symbol
     .type \symbol, @function
@@ -118,7 +159,14 @@ hosted_entry:
     mov %rsp, %rbp
     .cfi_def_cfa_register rbp
     and $-16, %rsp
-    mov %r12d, %edi
+    mov machine_binding@gottpoff(%rip), %rbx
+    mov %fs:(%rbx), %rbx
+    test %rbx, %rbx
+    jz 1f
+    cmpl $0, BINDING_RUNNING(%rbx)
+    jne 1f
+    save_vector
+1:  mov %r12d, %edi
     call hosted_entry_begin /* on the caller's stack: events unwind from here */
     test %rax, %rax
     jz 2f
@@ -133,10 +181,14 @@ hosted_entry:
     mov %rbp, %rsp
     and $-16, %rsp
     cmp $3, %eax
-    jne 3f
+    jne 6f
     mov %rbx, %rdi
     call hosted_raise
 2:  mov $2, %eax
+    jmp 3f
+6:  mov %eax, %r13d
+    restore_vector
+    mov %r13d, %eax
 3:  mov %rbp, %rsp
     .cfi_def_cfa_register rsp
     cmp $ENTRY_VMRUN, %r12d
@@ -200,6 +252,7 @@ hosted_entry:
 hosted_go:
     .cfi_startproc
     .cfi_undefined rip
+    restore_vector
     mov BINDING_STACK_TOP(%rbx), %rsp
     mov %ss, %eax
     push %rax
@@ -237,6 +290,7 @@ hosted_trapped:
     .cfi_startproc
     .cfi_undefined rip
     cld
+    save_vector
     mov %rbx, %rdi
     call hosted_trap
     test %eax, %eax
@@ -244,17 +298,25 @@ hosted_trapped:
     /* An event: on the native stack, past its red zone. What the handler does may trap again: the state waits there. */
     mov (BINDING_REGS + 8 * 4)(%rbx), %rsp
     lea -128(%rsp), %rsp
-    and $-16, %rsp
-    sub $160, %rsp
+    and $-64, %rsp
+    sub $(VECTOR_SIZE + 192), %rsp
     mov %rsp, %rdi
     lea BINDING_REGS(%rbx), %rsi
     mov $18, %ecx
+    rep movsq
+    lea 192(%rsp), %rdi
+    mov BINDING_VECTOR(%rbx), %rsi
+    mov $(VECTOR_SIZE / 8), %ecx
     rep movsq
     mov %rbx, %rdi
     call hosted_trap_event
     lea BINDING_REGS(%rbx), %rdi
     mov %rsp, %rsi
     mov $18, %ecx
+    rep movsq
+    mov BINDING_VECTOR(%rbx), %rdi
+    lea 192(%rsp), %rsi
+    mov $(VECTOR_SIZE / 8), %ecx
     rep movsq
     jmp hosted_go
     .cfi_endproc

@@ -6,6 +6,9 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <time.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include <Zydis/Zydis.h>
 
@@ -188,6 +191,32 @@ void vmenter_destroy(struct vmenter_machine *m)
 /* --- binding
  * ----------------------------------------------------------------------------------------------------------- */
 
+#if defined(__x86_64__)
+/* Which registers of native code the entries from assembly and the traps keep, and how. PKRU and the tiles of AMX are
+ * not touched meanwhile. */
+static bool binding_vector(struct binding *b)
+{
+    uint32_t eax, ebx, ecx, edx;
+    b->vector = aligned_alloc(64, MACHINE_VECTOR_SIZE);
+    if (!b->vector)
+        return false;
+    memset(b->vector, 0, MACHINE_VECTOR_SIZE);
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & 1u << 27))
+        return true;
+    __asm__("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    b->vector_mask = eax & 0xe7;
+    b->vector_how = 1;
+    if (__get_cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx) && eax & 2)
+        b->vector_how = 2;
+    return true;
+}
+#else
+static bool binding_vector(struct binding *b)
+{
+    return true;
+}
+#endif
+
 static bool binding_stack(struct binding *b)
 {
     b->stack_size = BINDING_STACK_SIZE + 65536;
@@ -213,13 +242,16 @@ enum vmenter_status vmenter_bind(struct vmenter_machine *m, unsigned index)
         return VMENTER_EBUSY;
 
     struct binding *fresh = calloc(1, sizeof *fresh);
-    if (!fresh || !binding_stack(fresh)) {
+    if (!fresh || !binding_vector(fresh) || !binding_stack(fresh)) {
+        if (fresh)
+            free(fresh->vector);
         free(fresh);
         return VMENTER_ENOMEM;
     }
     struct binding *none = NULL;
     if (!__atomic_compare_exchange_n(&mc->bound, &none, fresh, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
         munmap(fresh->stack, fresh->stack_size);
+        free(fresh->vector);
         free(fresh);
         return VMENTER_EBUSY;
     }
@@ -251,6 +283,7 @@ void vmenter_unbind(void)
         b->release(b);
     munmap(b->stack, b->stack_size);
     free(b->exec);
+    free(b->vector);
     free(b);
 }
 

@@ -53,6 +53,9 @@ struct vmenter_machine {
     void *on_event_opaque;
 };
 
+/* x87, SSE, AVX and AVX-512 in either of XSAVE's formats. */
+#define MACHINE_VECTOR_SIZE 2816
+
 /* One thread that has bound a processor. entry.S knows the offsets of the first members. */
 struct binding {
     struct cpu *cpu;
@@ -60,6 +63,11 @@ struct binding {
     uint64_t regs[16];    /* general registers of native code, by encoding: captured by an entry or a trap, loaded by a
                              resume */
     uint64_t rip, rflags; /* of that native code */
+    uint8_t
+        *vector; /* its x87 and vector registers: MACHINE_VECTOR_SIZE bytes, 64-byte aligned, as XSAVE stores them */
+    uint64_t vector_mask; /* components of XCR0 that are kept */
+    uint32_t vector_how;  /* 0: FXSAVE, 1: XSAVE, 2: XSAVEC */
+    uint32_t running;     /* a guest runs: the software processor's stack is in use */
     /* not known to entry.S */
     struct vmenter_machine *machine;
     unsigned index;
@@ -69,7 +77,6 @@ struct binding {
     size_t signal_stack_size;
     bool trapping;
     void (*release)(struct binding *b); /* undoes vmenter_trap(); NULL: nothing to undo */
-    bool running;                       /* a guest runs: the software processor's stack is in use */
     bool woken;     /* _enable() has just delivered what a following __halt() would have waited for */
     unsigned doing; /* enum hinsn: the intrinsic that runs, for events */
     void *exec;     /* decoded instructions of the intrinsics (src/hosted/exec.c); one block of malloc's */

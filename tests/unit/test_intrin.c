@@ -523,6 +523,63 @@ static void test_plain_entry(void **state)
 }
 #endif
 
+#if defined(__x86_64__)
+/* x87 and vector registers: native code's before and after, the guest's own in between. */
+int vector_enter(int resume, const uint8_t in[2][32], uint8_t out[2][32], double *st0);
+extern const char vector_exit[];
+__asm__(".text\n"
+        ".globl vector_enter\n"
+        "vector_enter:\n"
+        "  push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15; push %rdx; push %rcx\n"
+        "  movdqu (%rsi), %xmm6; movdqu 32(%rsi), %xmm15\n"
+        "  fldpi\n"
+        "  xor %eax, %eax; xor %ebx, %ebx\n"
+        "  test %edi, %edi; jnz 1f\n"
+        "  call __vmx_vmlaunch@PLT; jmp 2f\n"
+        "1: call __vmx_vmresume@PLT\n"
+        "2: movzbl %al, %eax; jmp 3f\n"
+        ".globl vector_exit\n"
+        "vector_exit: mov $-1, %eax\n"
+        "3: pop %rcx; pop %rdx\n"
+        "  movdqu %xmm6, (%rdx); movdqu %xmm15, 32(%rdx)\n"
+        "  fstpl (%rcx)\n"
+        "  pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp; ret\n"
+        ".globl vector_frame\n"
+        "vector_frame: lea -64(%rsp), %rax; ret\n");
+uint64_t vector_frame(void);
+
+static void test_vector_registers(void **state)
+{
+    struct fixture *f = *state;
+    /* pcmpeqd xmm6, xmm6; movdqa xmm15, xmm6; fld1; fld1; fld1; hlt; movmskps eax, xmm15; hlt */
+    static const uint8_t code[] = {0x66, 0x0f, 0x76, 0xf6, 0x66, 0x44, 0x0f, 0x6f, 0xfe, 0xd9, 0xe8,
+                                   0xd9, 0xe8, 0xd9, 0xe8, 0xf4, 0x41, 0x0f, 0x50, 0xc7, 0xf4};
+    uint8_t in[2][32], out[2][32];
+    double st0 = 0;
+    memset(in[0], 0x11, 32);
+    memset(in[1], 0x22, 32);
+    vmx_begin(f);
+    vmx_current(VMCS_PA);
+    assert_int_equal(vector_enter(0, in, out, &st0), 1); /* refused */
+    assert_memory_equal(in[0], out[0], 16);
+    assert_memory_equal(in[1], out[1], 16);
+    vmx_host_and_guest(CODE_PA, STACK_PA);
+    guest_code(f, code, sizeof code);
+    __vmx_vmwrite(VMCS_HOST_RIP, (uintptr_t)vector_exit);
+    __vmx_vmwrite(VMCS_HOST_RSP, vector_frame());
+    memset(out, 0, sizeof out);
+    assert_int_equal(vector_enter(0, in, out, &st0), -1);
+    assert_int_equal(vmx_field(VMCS_EXIT_REASON), VMX_REASON_HLT);
+    assert_memory_equal(in[0], out[0], 16);
+    assert_memory_equal(in[1], out[1], 16);
+    assert_true(st0 > 3.14159 && st0 < 3.1416);
+    skip_instruction();
+    struct vmenter_regs regs = {0};
+    assert_int_equal(vmenter_vmresume(&regs), 0);
+    assert_int_equal(regs.rax, 15); /* the guest has its own */
+}
+#endif
+
 /* A handler may leave by longjmp; the intrinsics go on working. */
 static jmp_buf out_of_handler;
 static void jump_out(void *opaque, const struct vmenter_event *event)
@@ -1215,6 +1272,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_block, set_up_intel, tear_down),
 #if defined(__x86_64__)
         cmocka_unit_test_setup_teardown(test_plain_entry, set_up_intel, tear_down),
+        cmocka_unit_test_setup_teardown(test_vector_registers, set_up_intel, tear_down),
         cmocka_unit_test_setup_teardown(test_svm_raw, set_up_amd, tear_down),
 #endif
         cmocka_unit_test_setup_teardown(test_longjmp, set_up_intel, tear_down),

@@ -279,6 +279,32 @@ static void test_svm(void **state)
     assert_int_equal(EVENT_OF(f, raw___svm_vmrun(VMCB_PA + 1)), 13);
 }
 
+/* Every register that the instruction does not write is kept: vector and x87 registers too, also over an event. */
+static void test_other_registers(void **state)
+{
+    struct fixture *f = trapping(state);
+    static const uint32_t msrs[] = {0xc0000080, 0xdeadbeef};
+    for (unsigned i = 0; i < 2; i++) {
+        uint8_t in[64], out[64] = {0};
+        double st0 = 0;
+        memset(in, 0x37, sizeof in);
+        uint64_t r15 = 0x123456789abcdef, flags = 0;
+        __asm__ volatile("movdqu (%[in]), %%xmm0; movdqu (%[in]), %%xmm7; movdqu (%[in]), %%xmm15\n\t"
+                         "fldpi; stc\n\t"
+                         "rdmsr\n\t"
+                         "sbb %[flags], %[flags]\n\t"
+                         "movdqu %%xmm0, (%[out]); movdqu %%xmm7, 16(%[out]); movdqu %%xmm15, 32(%[out])\n\t"
+                         "fstpl %[st0]"
+                         : [st0] "=m"(st0), [r15] "+r"(r15), [flags] "+r"(flags)
+                         : [in] "r"(in), [out] "r"(out), "c"(msrs[i])
+                         : "rax", "rdx", "xmm0", "xmm7", "xmm15", "memory", "cc");
+        assert_memory_equal(in, out, 48);
+        assert_true(st0 > 3.14159 && st0 < 3.1416);
+        assert_true(r15 == 0x123456789abcdef && flags == ~0ull);
+        assert_int_equal(f->events, i);
+    }
+}
+
 /* A fault of another kind goes where it went before. */
 static sigjmp_buf escape;
 static void older_handler(int sig, siginfo_t *info, void *context)
@@ -320,6 +346,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_halt, set_up_intel, tear_down),
         cmocka_unit_test_setup_teardown(test_vmx, set_up_intel, tear_down),
         cmocka_unit_test_setup_teardown(test_svm, set_up_amd, tear_down),
+        cmocka_unit_test_setup_teardown(test_other_registers, set_up_intel, tear_down),
         cmocka_unit_test_setup_teardown(test_chain, set_up_intel, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
