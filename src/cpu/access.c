@@ -109,7 +109,7 @@ static bool raise_walk_fault(struct cpu *c, const struct mmu_fault *f, la_t la, 
 }
 
 /* Finds the place of an access that lies in one page. False: a fault is raised or a VM exit made. */
-static bool place_find(struct cpu *c, la_t la, unsigned access, struct place *p)
+static bool place_find(struct cpu *c, la_t la, unsigned len, unsigned access, struct place *p)
 {
     enum tlb_view view = view_for(c, access);
     unsigned kind = access & MMU_ACCESS_MASK, slot = tlb_slot(la.v);
@@ -128,7 +128,7 @@ static bool place_find(struct cpu *c, la_t la, unsigned access, struct place *p)
         hpa_t hpa = HPA(r.hpa.v & PAGE_BASE);
         uint8_t *host = NULL;
         unsigned unused;
-        if (!apic_page(c, hpa, &unused)) {
+        if (hpa.v != c->apic_access_page && !apic_page(c, hpa, &unused)) {
             host = mem_host(c->mem, hpa, PAGE_SIZE, g.wr);
             if (!host && g.wr) { /* read-only memory: readable directly, writes are dropped on the slow path */
                 host = mem_host(c->mem, hpa, PAGE_SIZE, false);
@@ -143,6 +143,11 @@ static bool place_find(struct cpu *c, la_t la, unsigned access, struct place *p)
     p->slot = slot;
     p->pa = HPA(i->page.v | offset);
     p->host = i->host ? i->host + offset : NULL;
+    if (unlikely((p->pa.v & PAGE_BASE) == c->apic_access_page)) {
+        p->apic = false;
+        p->host = NULL;
+        return c->guest->apic_access(c, la, (unsigned)offset, len, access, &p->pa);
+    }
     p->apic = !p->host && apic_page(c, p->pa, &p->apic_offset);
     return true;
 }
@@ -202,7 +207,7 @@ static bool span_find(struct cpu *c, la_t la, unsigned len, unsigned access, str
     uint64_t room = PAGE_SIZE - (la.v & PAGE_OFFSET);
     s->len[0] = (unsigned)MIN((uint64_t)len, room);
     s->len[1] = len - s->len[0];
-    if (!place_find(c, la, access, &s->p[0]))
+    if (!place_find(c, la, s->len[0], access, &s->p[0]))
         return false;
     if (!s->len[1])
         return true;
@@ -210,7 +215,7 @@ static bool span_find(struct cpu *c, la_t la, unsigned len, unsigned access, str
     if (!c->long_mode ||
         (c->mode != MODE_64 && la.v <= 0xffffffff)) /* implicit accesses of compatibility mode are not cut */
         next &= 0xffffffff;
-    if (!place_find(c, LA(next), access, &s->p[1]))
+    if (!place_find(c, LA(next), s->len[1], access, &s->p[1]))
         return false;
     /* The second fill may have displaced what the first found, but not what a place holds. */
     return true;
@@ -269,7 +274,7 @@ bool cpu_fetch_page(struct cpu *c, la_t la, hpa_t *page, uint8_t **host)
     if (c->mode == MODE_64 && !mmu_canonical(la.v, c->cr4 & CR4_LA57))
         return cpu_raise(c, EXC_GP, 0);
     struct place p;
-    if (!place_find(c, la, MMU_EXEC | cpu_data_access(c), &p)) /* CR2: the very address */
+    if (!place_find(c, la, 0, MMU_EXEC | cpu_data_access(c), &p)) /* CR2: the very address */
         return false;
     *page = HPA(p.pa.v & PAGE_BASE);
     *host = p.host ? p.host - (la.v & PAGE_OFFSET) : NULL;

@@ -177,6 +177,8 @@ struct guest_ops {
     void (*walk)(struct cpu *c, struct mmu_second *out); /* fills the second level that is in force */
     bool (*pdpte)(struct cpu *c);                 /* reserved */
     bool (*vmfunc)(struct cpu *c);
+    /* An access to cpu.apic_access_page. True: it goes to *redirect instead; false: a VM exit was made. */
+    bool (*apic_access)(struct cpu *c, la_t la, unsigned offset, unsigned len, unsigned access, hpa_t *redirect);
 };
 
 /* Instructions of VMX and SVM: handlers that vmx and svm install; a null one is #UD. Order is that of enum virt_insn. */
@@ -330,6 +332,7 @@ struct cpu {
     const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
     bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */
     bool step_armed;           /* RFLAGS.TF was set when the instruction that runs now began: a trap follows it */
+    uint64_t apic_access_page; /* physical page whose accesses guest mode wants to see; UINT64_MAX: none */
     bool step_guest;           /* guest mode wants to look between all instructions (monitor trap flag) */
     bool mon_armed;            /* MONITOR has an address for MWAIT */
     bool mwait_any;            /* MWAIT ends at an interrupt even when interrupts are disabled */

@@ -19,6 +19,7 @@ struct cpu *cpu_create(struct mem *mem, const struct model *model, unsigned inde
     if (!c)
         return NULL;
     memset(c, 0, sizeof *c);
+    c->apic_access_page = UINT64_MAX;
     c->mem = mem;
     c->model = model;
     c->index = index;

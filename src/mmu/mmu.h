@@ -52,14 +52,14 @@ enum mmu_fault_kind {
     MMU_PAGE_FAULT,    /* error: the #PF error code */
     MMU_EPT_VIOLATION, /* error: exit qualification bits 0-11 (8: fault was on the final translation, not on a table) */
     MMU_EPT_MISCONFIG,
-    MMU_PML_FULL, /* a dirty flag would have been set and logged */
+    MMU_PML_FULL,  /* a dirty flag would have been set and logged */
     MMU_NPT_FAULT, /* error: EXITINFO1 */
 };
 struct mmu_fault {
     enum mmu_fault_kind kind;
     uint64_t error;
-    gpa_t gpa;     /* second-level faults */
-    bool la_valid; /* a linear address caused it (not a PDPTE load) */
+    gpa_t gpa;        /* second-level faults */
+    bool la_valid;    /* a linear address caused it (not a PDPTE load) */
     bool suppress_ve; /* EPT violation: bit 63 of the entry that ended the walk */
 };
 

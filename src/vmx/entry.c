@@ -282,10 +282,12 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     c->stats.entries++;
     c->last_entry_icount = c->icount;
     start_timer(c, v);
+    vmx_apic_enter(c);
     uint32_t info = (uint32_t)v->f[F_ENTRY_INTERRUPTION_INFO];
     if (info & VMX_INTR_VALID)
         inject(c, v, info);
     if (c->guest) {
+        x->tpr_below = vmx_apic_below_threshold(c);
         cpu_attend(c, ATT_INTR | ATT_GUEST | (c->nmi_pending ? ATT_NMI : 0) | (c->pending_dbg ? ATT_TRAP : 0) |
                           (c->shadow_sti || c->shadow_movss ? ATT_SHADOW : 0));
         cpu_update_deadline(c);

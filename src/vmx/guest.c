@@ -212,6 +212,19 @@ static bool guest_io(struct cpu *c, uint16_t port, unsigned size, bool in, bool 
     return true;
 }
 
+/* True: the instruction is done with, by completion or #GP. */
+static bool apic_msr(struct cpu *c, uint32_t msr, bool write)
+{
+    switch (vmx_apic_msr(c, msr, write)) {
+    case 0: return false;
+    case 1:
+        c->rip = (c->rip + c->insn_len) & c->ip_mask;
+        c->icount++;
+        return true;
+    default: cpu_raise(c, EXC_GP, 0); return true;
+    }
+}
+
 /* "MSR-Bitmap Address". */
 static bool guest_msr(struct cpu *c, uint32_t msr, bool write)
 {
@@ -223,7 +236,7 @@ static bool guest_msr(struct cpu *c, uint32_t msr, bool write)
             unsigned at = (msr == low ? 0 : 0x400) + (write ? 0x800 : 0) + low / 8;
             mem_read(c->mem, HPA(x->cur->f[F_MSR_BITMAPS] + at), &byte, 1);
             if (!(byte >> (low & 7) & 1))
-                return false;
+                return apic_msr(c, msr, write);
         }
     }
     vmx_exit_insn(c, NULL, write ? VMX_REASON_WRMSR : VMX_REASON_RDMSR, 0, 0);
@@ -438,6 +451,8 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
 static bool guest_events(struct cpu *c)
 {
     struct vmx_cpu *x = vmx_of(c);
+    if (vmx_apic_events(c))
+        return true;
     if (unlikely(x->tpr_below)) {
         vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
         return true;
@@ -454,6 +469,8 @@ static bool guest_events(struct cpu *c)
         vmx_exit(c, VMX_REASON_PREEMPTION_TIMER_EXPIRED, 0);
         return true;
     }
+    if (vmx_apic_deliver(c))
+        return true;
     bool shadow = cpu_in_shadow(c);
     bool awake = c->activity == ACTIVITY_ACTIVE || c->activity == ACTIVITY_HLT || c->activity == ACTIVITY_MWAIT;
     /* "NMI-window exiting": "if there is no virtual-NMI blocking and there is no blocking of events by MOV SS". */
@@ -492,6 +509,10 @@ static bool guest_interrupt(struct cpu *c)
         }
         if (vector < 0)
             return false;
+        if (vmx_apic_posted(c, (unsigned)vector)) {
+            cpu_attend(c, ATT_INTR);
+            return true;
+        }
         x->info.intr_info = (uint32_t)vector | VMX_INTR_VALID;
     }
     vmx_exit(c, VMX_REASON_EXTERNAL_INTERRUPT, 0);
@@ -556,13 +577,7 @@ static bool guest_write_cr8(struct cpu *c, uint64_t value)
     struct vmx_cpu *x = vmx_of(c);
     if (!(x->proc & VMX_PROC_USE_TPR_SHADOW))
         return false;
-    uint32_t vtpr = (uint32_t)(value & 15) << 4;
-    mem_write(c->mem, HPA(x->cur->f[F_VIRTUAL_APIC_ADDRESS] + 0x80), &vtpr, sizeof vtpr);
-    /* "TPR Virtualization": the exit is trap-like, so that it comes between instructions. */
-    if ((value & 15) < (x->cur->f[F_TPR_THRESHOLD] & 15)) {
-        x->tpr_below = true;
-        cpu_attend(c, ATT_GUEST);
-    }
+    vmx_apic_set_tpr(c, (uint32_t)(value & 15) << 4);
     return true;
 }
 
@@ -604,4 +619,5 @@ const struct guest_ops vmx_guest_ops = {
     .write_cr8 = guest_write_cr8,
     .exited_iret = guest_iret,
     .vmfunc = guest_vmfunc,
+    .apic_access = vmx_apic_access,
 };

@@ -113,6 +113,8 @@ struct vmx_cpu {
     bool virtual_nmi_blocked; /* virtual-NMI blocking, under virtual NMIs */
     bool mtf_pending;         /* an MTF VM exit comes before the next instruction */
     bool tpr_below;           /* a TPR-below-threshold exit comes before the next instruction */
+    uint16_t apic_write;      /* offset | 1: APIC-write emulation is to follow the instruction; 0: none */
+    bool virtual_interrupt;   /* a pending virtual interrupt is recognised */
     uint64_t mtf_from;        /* icount at the entry: an instruction is over when it differs */
     uint64_t timer_end;       /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
     uint64_t timer_left;      /* its value where it does not count: wait-for-SIPI */
@@ -212,6 +214,18 @@ void vmx_exit_entry_failure(struct cpu *c, uint32_t reason, uint64_t qualificati
  */
 extern const struct guest_ops vmx_guest_ops;
 uint64_t vmx_intercepts(const struct vmcs *v); /* c->icpt for the controls of v */
+
+/* --- apic.c
+ * ------------------------------------------------------------------------------------------------------------- */
+void vmx_apic_enter(struct cpu *c);
+bool vmx_apic_below_threshold(struct cpu *c);
+/* An access of len bytes to the APIC-access page. True: it goes to *redirect; false: VM exit. */
+bool vmx_apic_access(struct cpu *c, la_t la, unsigned offset, unsigned len, unsigned access, hpa_t *redirect);
+int vmx_apic_msr(struct cpu *c, uint32_t msr, bool write); /* 1: done; 0: not virtualized; -1: #GP */
+void vmx_apic_set_tpr(struct cpu *c, uint32_t v);
+bool vmx_apic_events(struct cpu *c);  /* what a write left to do; true: VM exit */
+bool vmx_apic_deliver(struct cpu *c); /* a virtual interrupt; true: delivered */
+bool vmx_apic_posted(struct cpu *c, unsigned vector);
 
 /* Register bits under which the rights in TLB entries were computed. */
 INLINE uint64_t vmx_translation_rights(const struct cpu *c)

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * vmx_rules.h: for each rule of src/arch/vmx_check.def the changes to a good VMCS that break it and no other; for tests/unit (the checks
- * themselves, and our processor) and the bootable image vmxrules64 (any processor).
+ * vmx_rules.h: for each rule of src/arch/vmx_check.def the changes to a good VMCS that break it and no other; for
+ * tests/unit (the checks themselves, and our processor) and the bootable image vmxrules64 (any processor).
  *
- * The includer defines RULES_VMCS and RULES_VAPIC, the physical addresses of the VMCS and of a zeroed virtual-APIC page.
+ * The includer defines RULES_VMCS and RULES_VAPIC, the physical addresses of the VMCS and of a zeroed virtual-APIC
+ * page.
  */
 #ifndef TESTS_VMX_RULES_H
 #define TESTS_VMX_RULES_H
@@ -46,14 +47,14 @@ struct breaking {
     }
 #define L(row, ...)                                                                                                    \
     {                                                                                                                  \
-        VMX_CHECK_##row, RULES_LONG, 0,                                                                                  \
+        VMX_CHECK_##row, RULES_LONG, 0,                                                                                \
         {                                                                                                              \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
     }
 #define M(row, mode, ...)                                                                                              \
     {                                                                                                                  \
-        VMX_CHECK_##row, RULES_##mode, 0,                                                                                \
+        VMX_CHECK_##row, RULES_##mode, 0,                                                                              \
         {                                                                                                              \
             __VA_ARGS__                                                                                                \
         }                                                                                                              \
@@ -295,6 +296,5 @@ static const struct breaking breakings[] = {
     M(PDPTE, PAGED32, O(GUEST_CR4, CR4_PAE), S(GUEST_PDPTE1, 1 | BIT(5))),
     M(PDPTE, PAGED32, O(GUEST_CR4, CR4_PAE), S(GUEST_PDPTE3, 1 | WIDE)),
 };
-
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * vmxrules64.c: VMX from a 64-bit host: outcomes and error numbers of the instructions, fields, every rule of VM entries, exits with their
- * information, event injection, EPT. SDM volume 3C. Nothing here knows whose processor it runs on.
+ * vmxrules64.c: VMX from a 64-bit host: outcomes and error numbers of the instructions, fields, every rule of VM
+ * entries, exits with their information, event injection, EPT. SDM volume 3C. Nothing here knows whose processor it
+ * runs on.
  */
 #include "rt.h"
 
@@ -21,7 +22,8 @@ enum { CR4_PSE = 16, CR4_PAE = 32, CR4_VMXE = 1 << 13, CR4_PCIDE = 1 << 17, CR4_
 enum { FLAG_TF = 0x100, FLAG_IF = 0x200, FLAG_RF = 1 << 16, FLAG_VM = 1 << 17 };
 enum { AR_S = 0x10, AR_P = 0x80, AR_DB = 0x4000, AR_G = 0x8000, AR_UNUSABLE = 0x10000 };
 
-static PAGE uint8_t vmxon_region[4096], vmcs_region[4096], vmcs2_region[4096], vapic[4096], msr_bitmap[4096], io_a[4096], io_b[4096];
+static PAGE uint8_t vmxon_region[4096], vmcs_region[4096], vmcs2_region[4096], vapic[4096], msr_bitmap[4096],
+    io_a[4096], io_b[4096];
 static PAGE uint8_t code[4096], handlers[4096], stack[8192], data[4096];
 static PAGE uint64_t ept_pml4[512], ept_pdpt[512], ept_pd[4][512];
 static PAGE uint64_t g_pml4[512], g_pdpt[512], g_pd[4][512];
@@ -101,7 +103,8 @@ static void capabilities(void)
         check("capability MSR: TRUE demands no more", !(exact & ~plain & 0xffffffff));
     }
     check("IA32_VMX_BASIC: bit 31 is 0", !(basic & BIT(31)));
-    check("IA32_VMX_CR0_FIXED: PE, NE, PG", rdmsr(VMX_MSR_CR0_FIXED0) == 0x80000021 && rdmsr(VMX_MSR_CR0_FIXED1) == 0xffffffff);
+    check("IA32_VMX_CR0_FIXED: PE, NE, PG",
+          rdmsr(VMX_MSR_CR0_FIXED0) == 0x80000021 && rdmsr(VMX_MSR_CR0_FIXED1) == 0xffffffff);
     check("IA32_VMX_CR4_FIXED0: VMXE", rdmsr(VMX_MSR_CR4_FIXED0) == 0x2000);
     expect_exc("WRMSR to a capability MSR", TRY(wrmsr(VMX_MSR_BASIC, basic)), GP, 0);
 }
@@ -167,7 +170,8 @@ static void instructions(void)
     expect_fail("VMPTRLD, wrong revision", __vmx_vmptrld(&bad), VMX_ERR_VMPTRLD_INCORRECT_REVISION);
     expect_fail("VMRESUME, not launched", __vmx_vmresume(), VMX_ERR_VMRESUME_NONLAUNCHED);
     expect_fail("VMREAD of no field", __vmx_vmread(0x7000, &v), VMX_ERR_UNSUPPORTED_COMPONENT);
-    expect_fail("VMREAD, high half of a natural-width field", __vmx_vmread(VMCS_GUEST_RIP + 1, &v), VMX_ERR_UNSUPPORTED_COMPONENT);
+    expect_fail("VMREAD, high half of a natural-width field", __vmx_vmread(VMCS_GUEST_RIP + 1, &v),
+                VMX_ERR_UNSUPPORTED_COMPONENT);
     expect_fail("VMWRITE of no field", w(0x4830, 0), VMX_ERR_UNSUPPORTED_COMPONENT);
     if (!(misc & VMX_MISC_VMWRITE_ANY_FIELD))
         expect_fail("VMWRITE of a read-only field", w(VMCS_EXIT_REASON, 0), VMX_ERR_READ_ONLY_COMPONENT);
@@ -198,9 +202,9 @@ static void instructions(void)
     }
     /* Fields that every processor has, across VMCLEAR and another VMCS. */
     static const uint16_t fields[] = {
-#define ALWAYS           1
-#define WITH(word, name) 0
-#define WITH2(...)       0
+#define ALWAYS                                  1
+#define WITH(word, name)                        0
+#define WITH2(...)                              0
 #define VMCS(name, encoding, when, group, text) when ? encoding : 0xffff,
 #include <vmenter/arch/vmcs.def>
 #undef VMCS
@@ -228,8 +232,10 @@ static void instructions(void)
             case VMCS_WIDTH_64: half &= r(fields[i] + 1) == want >> 32; break;
             }
             /* Access rights and the like may drop their reserved bits. */
-            if (r(fields[i]) != want && !(fields[i] >= VMCS_GUEST_ES_ACCESS_RIGHTS && fields[i] <= VMCS_GUEST_TR_ACCESS_RIGHTS)) {
-                rt_printf("# field %x reads %lx, written %lx\n", fields[i], (unsigned long)r(fields[i]), (unsigned long)want);
+            if (r(fields[i]) != want &&
+                !(fields[i] >= VMCS_GUEST_ES_ACCESS_RIGHTS && fields[i] <= VMCS_GUEST_TR_ACCESS_RIGHTS)) {
+                rt_printf("# field %x reads %lx, written %lx\n", fields[i], (unsigned long)r(fields[i]),
+                          (unsigned long)want);
                 ok = false;
             }
         }
@@ -241,7 +247,8 @@ static void instructions(void)
     __vmx_vmptrld(&a);
 }
 
-/* --- guests ---------------------------------------------------------------------------------------------------------------- */
+/* --- guests
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static void tables(void)
 {
@@ -274,7 +281,8 @@ static void descriptors(bool wide)
     g_gdt[3] = 0x00cf9b000000ffff;
     g_gdt[6] = 0x00008b0000000067 | (A(g_tss) & 0xffffff) << 16 | (A(g_tss) >> 24 & 0xff) << 56;
     for (unsigned i = 0; i < 48; i++) {
-        uint64_t at = A(handlers) + 16 * i, lo = (at & 0xffff) | (wide ? 0x08ull : 0x18ull) << 16 | 0x8eull << 40 | (at & 0xffff0000) << 32;
+        uint64_t at = A(handlers) + 16 * i,
+                 lo = (at & 0xffff) | (wide ? 0x08ull : 0x18ull) << 16 | 0x8eull << 40 | (at & 0xffff0000) << 32;
         g_idt[wide ? 2 * i : i] = lo;
         if (wide)
             g_idt[2 * i + 1] = 0;
@@ -317,9 +325,10 @@ static void good(enum rules_mode mode)
     w(VMCS_PIN_CONTROLS, pin_must);
     w(VMCS_PROC_CONTROLS, proc_must | VMX_PROC_HLT_EXITING | (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS);
     w(VMCS_PROC2_CONTROLS, proc2);
-    w(VMCS_EXIT_CONTROLS, exit_must | VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER | VMX_EXIT_SAVE_DEBUG_CONTROLS);
-    w(VMCS_ENTRY_CONTROLS,
-      entry_must | VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS | (mode == RULES_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0));
+    w(VMCS_EXIT_CONTROLS, exit_must | VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER |
+                              VMX_EXIT_SAVE_DEBUG_CONTROLS);
+    w(VMCS_ENTRY_CONTROLS, entry_must | VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS |
+                               (mode == RULES_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0));
     w(VMCS_VPID, 1);
     w(VMCS_EPT_POINTER, A(ept_pml4) | VMX_EPTP_WALK_4 | VMX_EPTP_WB);
     w(VMCS_VMCS_LINK_POINTER, ~0ull);
@@ -337,7 +346,8 @@ static void good(enum rules_mode mode)
     w(VMCS_HOST_IDTR_BASE, idtr.base);
     bool paged32 = mode == RULES_PAGED32 || mode == RULES_V86;
     w(VMCS_GUEST_CR4, CR4_VMXE | (mode == RULES_LONG ? CR4_PAE : paged32 ? CR4_PSE : 0));
-    w(VMCS_GUEST_CR0, CR0_NE | CR0_ET | (mode == RULES_REAL ? 0 : CR0_PE) | (mode == RULES_LONG || paged32 ? CR0_PG : 0));
+    w(VMCS_GUEST_CR0,
+      CR0_NE | CR0_ET | (mode == RULES_REAL ? 0 : CR0_PE) | (mode == RULES_LONG || paged32 ? CR0_PG : 0));
     w(VMCS_GUEST_CR3, mode == RULES_LONG ? A(g_pml4) : paged32 ? A(g_pd32) : 0);
     w(VMCS_GUEST_EFER, mode == RULES_LONG ? EFER_LME | EFER_LMA | EFER_SCE : 0);
     w(VMCS_GUEST_DR7, 0x400);
@@ -384,9 +394,9 @@ static const struct {
     char area;
     const char *id;
 } rules[] = {
-#define CTL   'c'
-#define HOST  'h'
-#define GUEST 'g'
+#define CTL                                      'c'
+#define HOST                                     'h'
+#define GUEST                                    'g'
 #define VMX_CHECK(area, name, id, section, text) {area, id},
 #include "src/arch/vmx_check.def"
 #undef VMX_CHECK
@@ -414,17 +424,21 @@ static void entry_rules(void)
         const char *id = rules[k->row].id;
         bool can = !k->outside_ia32e;
         good(k->mode);
-        bool own = k->row == VMX_CHECK_PIN_RESERVED || k->row == VMX_CHECK_PROC_RESERVED || k->row == VMX_CHECK_PROC2_RESERVED ||
-                   k->row == VMX_CHECK_PROC3_RESERVED;
+        bool own = k->row == VMX_CHECK_PIN_RESERVED || k->row == VMX_CHECK_PROC_RESERVED ||
+                   k->row == VMX_CHECK_PROC2_RESERVED || k->row == VMX_CHECK_PROC3_RESERVED;
         for (unsigned n = 0; n < 6 && k->c[n].how; n++) {
-            if (bochs && k->c[n].field == VMCS_ENTRY_INTERRUPTION_INFO && VMX_INTR_TYPE(k->c[n].value) == VMX_EVENT_OTHER)
+            if (bochs && k->c[n].field == VMCS_ENTRY_INTERRUPTION_INFO &&
+                VMX_INTR_TYPE(k->c[n].value) == VMX_EVENT_OTHER)
                 can = false; /* it panics */
             uint64_t old = r(k->c[n].field);
             can &= own || offered(k->c[n].field, k->c[n].how, k->c[n].value);
-            can &= !w(k->c[n].field, k->c[n].how == '=' ? k->c[n].value : k->c[n].how == '|' ? old | k->c[n].value : old & ~k->c[n].value);
+            can &= !w(k->c[n].field, k->c[n].how == '='   ? k->c[n].value
+                                     : k->c[n].how == '|' ? old | k->c[n].value
+                                                          : old & ~k->c[n].value);
         }
         /* HOST_RIP is vmenter_vmlaunch()'s own. */
-        if (k->row == VMX_CHECK_PROC3_RESERVED || k->row == VMX_CHECK_HOST_SIZE_RIP64 || (k->row == VMX_CHECK_INJECT_DELIVER_ERROR && !free_guest))
+        if (k->row == VMX_CHECK_PROC3_RESERVED || k->row == VMX_CHECK_HOST_SIZE_RIP64 ||
+            (k->row == VMX_CHECK_INJECT_DELIVER_ERROR && !free_guest))
             can = false;
         if (!can) {
             skip(id, "not on this model");
@@ -434,16 +448,17 @@ static void entry_rules(void)
         check_eq(id, enter(), want);
         if (rules[k->row].area == 'g')
             check_eq("... qualification", r(VMCS_EXIT_QUALIFICATION),
-                     k->row == VMX_CHECK_PDPTE                                                    ? 2
+                     k->row == VMX_CHECK_PDPTE                                              ? 2
                      : k->row >= VMX_CHECK_LINK_ADDRESS && k->row <= VMX_CHECK_LINK_CURRENT ? 4
-                                                                                                    : 0);
+                                                                                            : 0);
     }
 }
 
 static void modes(void)
 {
     static const enum rules_mode all[] = {RULES_REAL, RULES_PROT32, RULES_PAGED32, RULES_V86, RULES_LONG};
-    static const char *const names[] = {"real mode", "protected mode", "32-bit paging", "virtual-8086 mode", "64-bit mode"};
+    static const char *const names[] = {"real mode", "protected mode", "32-bit paging", "virtual-8086 mode",
+                                        "64-bit mode"};
     for (unsigned i = 0; i < 5; i++) {
         good(all[i]);
         uint8_t *p = all[i] == RULES_REAL || all[i] == RULES_V86 ? low : code;
@@ -476,7 +491,15 @@ static void exits(void)
         {"RDTSC", {0x0f, 0x31}, VMX_PROC_RDTSC_EXITING, 0, VMX_REASON_RDTSC, 0, 2, 0, 0},
         {"RDTSCP", {0x0f, 0x01, 0xf9}, VMX_PROC_RDTSC_EXITING, VMX_PROC2_ENABLE_RDTSCP, VMX_REASON_RDTSCP, 0, 3, 0, 0},
         {"RDPMC", {0x0f, 0x33}, VMX_PROC_RDPMC_EXITING, 0, VMX_REASON_RDPMC, 0, 2, 0, 0},
-        {"INVLPG", {0x0f, 0x01, 0x3c, 0x25, 0x00, 0x50, 0x34, 0x12}, VMX_PROC_INVLPG_EXITING, 0, VMX_REASON_INVLPG, 0x12345000, 8, 0, 0},
+        {"INVLPG",
+         {0x0f, 0x01, 0x3c, 0x25, 0x00, 0x50, 0x34, 0x12},
+         VMX_PROC_INVLPG_EXITING,
+         0,
+         VMX_REASON_INVLPG,
+         0x12345000,
+         8,
+         0,
+         0},
         {"WBINVD", {0x0f, 0x09}, 0, VMX_PROC2_WBINVD_EXITING, VMX_REASON_WBINVD, 0, 2, 0, 0},
         {"INVD", {0x0f, 0x08}, 0, 0, VMX_REASON_INVD, 0, 2, 0, 0},
         {"PAUSE", {0xf3, 0x90}, VMX_PROC_PAUSE_EXITING, 0, VMX_REASON_PAUSE, 0, 2, 0, 0},
@@ -485,30 +508,161 @@ static void exits(void)
         {"VMLAUNCH", {0x0f, 0x01, 0xc2}, 0, 0, VMX_REASON_VMLAUNCH, 0, 3, 0, 0},
         {"VMRESUME", {0x0f, 0x01, 0xc3}, 0, 0, VMX_REASON_VMRESUME, 0, 3, 0, 0},
         {"VMXOFF", {0x0f, 0x01, 0xc4}, 0, 0, VMX_REASON_VMXOFF, 0, 3, 0, 0},
-        {"SGDT [RBX+RCX*4+0x11]", {0x0f, 0x01, 0x44, 0x8b, 0x11}, 0, VMX_PROC2_DESCRIPTOR_TABLE_EXITING, VMX_REASON_GDTR_OR_IDTR_ACCESS, 0x11, 5,
-         2 | 2 << 7 | DS << 15 | RCX << 18 | RBX << 23, 0x3fffc783},
-        {"LLDT [FS:0x22]", {0x64, 0x0f, 0x00, 0x14, 0x25, 0x22, 0, 0, 0}, 0, VMX_PROC2_DESCRIPTOR_TABLE_EXITING, VMX_REASON_LDTR_OR_TR_ACCESS, 0x22,
-         9, 2 << 7 | FS << 15 | 1 << 22 | 1 << 27 | 2 << 28, 0x38438780},
-        {"STR ECX", {0x0f, 0x00, 0xc9}, 0, VMX_PROC2_DESCRIPTOR_TABLE_EXITING, VMX_REASON_LDTR_OR_TR_ACCESS, 0, 3,
-         1 << 10 | RCX << 3 | 1 << 28, 0x30000478},
-        {"RDRAND R11", {0x49, 0x0f, 0xc7, 0xf3}, 0, VMX_PROC2_RDRAND_EXITING, VMX_REASON_RDRAND, 0, 4, R11 << 3 | 2 << 11, 0x1878},
-        {"RDSEED EDI", {0x0f, 0xc7, 0xff}, 0, VMX_PROC2_RDSEED_EXITING, VMX_REASON_RDSEED, 0, 3, RDI << 3 | 1 << 11, 0x1878},
-        {"INVPCID RSI, [RSP+8]", {0x66, 0x0f, 0x38, 0x82, 0x74, 0x24, 0x08}, VMX_PROC_INVLPG_EXITING, VMX_PROC2_ENABLE_INVPCID, VMX_REASON_INVPCID, 8,
-         7, 2 << 7 | SEGSS << 15 | 1 << 22 | RSP << 23 | RSI << 28, 0xffc38780},
+        {"SGDT [RBX+RCX*4+0x11]",
+         {0x0f, 0x01, 0x44, 0x8b, 0x11},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_GDTR_OR_IDTR_ACCESS,
+         0x11,
+         5,
+         2 | 2 << 7 | DS << 15 | RCX << 18 | RBX << 23,
+         0x3fffc783},
+        {"LLDT [FS:0x22]",
+         {0x64, 0x0f, 0x00, 0x14, 0x25, 0x22, 0, 0, 0},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_LDTR_OR_TR_ACCESS,
+         0x22,
+         9,
+         2 << 7 | FS << 15 | 1 << 22 | 1 << 27 | 2 << 28,
+         0x38438780},
+        {"STR ECX",
+         {0x0f, 0x00, 0xc9},
+         0,
+         VMX_PROC2_DESCRIPTOR_TABLE_EXITING,
+         VMX_REASON_LDTR_OR_TR_ACCESS,
+         0,
+         3,
+         1 << 10 | RCX << 3 | 1 << 28,
+         0x30000478},
+        {"RDRAND R11",
+         {0x49, 0x0f, 0xc7, 0xf3},
+         0,
+         VMX_PROC2_RDRAND_EXITING,
+         VMX_REASON_RDRAND,
+         0,
+         4,
+         R11 << 3 | 2 << 11,
+         0x1878},
+        {"RDSEED EDI",
+         {0x0f, 0xc7, 0xff},
+         0,
+         VMX_PROC2_RDSEED_EXITING,
+         VMX_REASON_RDSEED,
+         0,
+         3,
+         RDI << 3 | 1 << 11,
+         0x1878},
+        {"INVPCID RSI, [RSP+8]",
+         {0x66, 0x0f, 0x38, 0x82, 0x74, 0x24, 0x08},
+         VMX_PROC_INVLPG_EXITING,
+         VMX_PROC2_ENABLE_INVPCID,
+         VMX_REASON_INVPCID,
+         8,
+         7,
+         2 << 7 | SEGSS << 15 | 1 << 22 | RSP << 23 | RSI << 28,
+         0xffc38780},
         {"VMPTRLD [RAX]", {0x0f, 0xc7, 0x30}, 0, 0, VMX_REASON_VMPTRLD, 0, 3, 2 << 7 | DS << 15 | 1 << 22, 0x0fc38780},
-        {"VMREAD [RDX], RCX", {0x0f, 0x78, 0x0a}, 0, 0, VMX_REASON_VMREAD, 0, 3, 2 << 7 | DS << 15 | 1 << 22 | 2 << 23 | RCX << 28, 0xffc38780},
-        {"VMREAD RDX, RCX", {0x0f, 0x78, 0xca}, 0, 0, VMX_REASON_VMREAD, 0, 3, 1 << 10 | 2 << 3 | RCX << 28, 0xf0000478},
-        {"VMWRITE RDI, R8", {0x41, 0x0f, 0x79, 0xf8}, 0, 0, VMX_REASON_VMWRITE, 0, 4, 1 << 10 | R8 << 3 | (uint32_t)RDI << 28, 0xf0000478},
-        {"INVEPT RAX, [RBP-8]", {0x66, 0x0f, 0x38, 0x80, 0x45, 0xf8}, 0, 0, VMX_REASON_INVEPT, ~7ull, 6,
-         2 << 7 | SEGSS << 15 | 1 << 22 | RBP << 23, 0xffc38780},
-        {"VMXON [RBX]", {0xf3, 0x0f, 0xc7, 0x33}, 0, 0, VMX_REASON_VMXON, 0, 4, 2 << 7 | DS << 15 | 1 << 22 | RBX << 23, 0x0fc38780},
-        {"VMCLEAR [RCX]", {0x66, 0x0f, 0xc7, 0x31}, 0, 0, VMX_REASON_VMCLEAR, 0, 4, 2 << 7 | DS << 15 | 1 << 22 | RCX << 23, 0x0fc38780},
-        {"IN AL, 0x60", {0xe4, 0x60}, VMX_PROC_UNCONDITIONAL_IO_EXITING, 0, VMX_REASON_IO_INSTRUCTION, 0x600048, 2, 0, 0},
-        {"REP OUTSB", {0xf3, 0x6e}, VMX_PROC_UNCONDITIONAL_IO_EXITING, 0, VMX_REASON_IO_INSTRUCTION, 0x3f80030, 2, 2 << 7 | DS << 15, 0x38380},
+        {"VMREAD [RDX], RCX",
+         {0x0f, 0x78, 0x0a},
+         0,
+         0,
+         VMX_REASON_VMREAD,
+         0,
+         3,
+         2 << 7 | DS << 15 | 1 << 22 | 2 << 23 | RCX << 28,
+         0xffc38780},
+        {"VMREAD RDX, RCX",
+         {0x0f, 0x78, 0xca},
+         0,
+         0,
+         VMX_REASON_VMREAD,
+         0,
+         3,
+         1 << 10 | 2 << 3 | RCX << 28,
+         0xf0000478},
+        {"VMWRITE RDI, R8",
+         {0x41, 0x0f, 0x79, 0xf8},
+         0,
+         0,
+         VMX_REASON_VMWRITE,
+         0,
+         4,
+         1 << 10 | R8 << 3 | (uint32_t)RDI << 28,
+         0xf0000478},
+        {"INVEPT RAX, [RBP-8]",
+         {0x66, 0x0f, 0x38, 0x80, 0x45, 0xf8},
+         0,
+         0,
+         VMX_REASON_INVEPT,
+         ~7ull,
+         6,
+         2 << 7 | SEGSS << 15 | 1 << 22 | RBP << 23,
+         0xffc38780},
+        {"VMXON [RBX]",
+         {0xf3, 0x0f, 0xc7, 0x33},
+         0,
+         0,
+         VMX_REASON_VMXON,
+         0,
+         4,
+         2 << 7 | DS << 15 | 1 << 22 | RBX << 23,
+         0x0fc38780},
+        {"VMCLEAR [RCX]",
+         {0x66, 0x0f, 0xc7, 0x31},
+         0,
+         0,
+         VMX_REASON_VMCLEAR,
+         0,
+         4,
+         2 << 7 | DS << 15 | 1 << 22 | RCX << 23,
+         0x0fc38780},
+        {"IN AL, 0x60",
+         {0xe4, 0x60},
+         VMX_PROC_UNCONDITIONAL_IO_EXITING,
+         0,
+         VMX_REASON_IO_INSTRUCTION,
+         0x600048,
+         2,
+         0,
+         0},
+        {"REP OUTSB",
+         {0xf3, 0x6e},
+         VMX_PROC_UNCONDITIONAL_IO_EXITING,
+         0,
+         VMX_REASON_IO_INSTRUCTION,
+         0x3f80030,
+         2,
+         2 << 7 | DS << 15,
+         0x38380},
         {"INSD", {0x6d}, VMX_PROC_UNCONDITIONAL_IO_EXITING, 0, VMX_REASON_IO_INSTRUCTION, 0x3f8001b, 1, 2 << 7, 0x380},
-        {"MOV CR3, RBX", {0x0f, 0x22, 0xdb}, VMX_PROC_CR3_LOAD_EXITING, 0, VMX_REASON_CONTROL_REGISTER_ACCESS, 0x303, 3, 0, 0},
-        {"MOV R11, CR3", {0x41, 0x0f, 0x20, 0xdb}, VMX_PROC_CR3_STORE_EXITING, 0, VMX_REASON_CONTROL_REGISTER_ACCESS, 0xb13, 4, 0, 0},
-        {"MOV CR8, RBX", {0x44, 0x0f, 0x22, 0xc3}, VMX_PROC_CR8_LOAD_EXITING, 0, VMX_REASON_CONTROL_REGISTER_ACCESS, 0x308, 4, 0, 0},
+        {"MOV CR3, RBX",
+         {0x0f, 0x22, 0xdb},
+         VMX_PROC_CR3_LOAD_EXITING,
+         0,
+         VMX_REASON_CONTROL_REGISTER_ACCESS,
+         0x303,
+         3,
+         0,
+         0},
+        {"MOV R11, CR3",
+         {0x41, 0x0f, 0x20, 0xdb},
+         VMX_PROC_CR3_STORE_EXITING,
+         0,
+         VMX_REASON_CONTROL_REGISTER_ACCESS,
+         0xb13,
+         4,
+         0,
+         0},
+        {"MOV CR8, RBX",
+         {0x44, 0x0f, 0x22, 0xc3},
+         VMX_PROC_CR8_LOAD_EXITING,
+         0,
+         VMX_REASON_CONTROL_REGISTER_ACCESS,
+         0x308,
+         4,
+         0,
+         0},
         {"RDMSR", {0x0f, 0x32}, 0, 0, VMX_REASON_RDMSR, 0, 2, 0, 0},
         {"WRMSR", {0x0f, 0x30}, 0, 0, VMX_REASON_WRMSR, 0, 2, 0, 0},
     };
@@ -529,7 +683,8 @@ static void exits(void)
         check_eq("... qualification", r(VMCS_EXIT_QUALIFICATION), rows[i].qualification);
         check_eq("... length", r(VMCS_EXIT_INSTRUCTION_LENGTH), rows[i].len);
         if (rows[i].mask)
-            check_eq("... instruction information", r(VMCS_EXIT_INSTRUCTION_INFO) & rows[i].mask, rows[i].info & rows[i].mask);
+            check_eq("... instruction information", r(VMCS_EXIT_INSTRUCTION_INFO) & rows[i].mask,
+                     rows[i].info & rows[i].mask);
         check_eq("... RIP", r(VMCS_GUEST_RIP), A(code));
     }
 }
@@ -600,7 +755,8 @@ static void bitmaps(void)
     step_over();
     check_eq("... HLT", enter(), VMX_REASON_HLT);
     /* mov ecx, 0x174; rdmsr; wrmsr; mov ecx, 0xc0000081; rdmsr; mov ecx, 0x40000000; rdmsr */
-    CODE(0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0x0f, 0x30, 0xb9, 0x81, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0xb9, 0x00, 0x00, 0x00, 0x40, 0x0f, 0x32);
+    CODE(0xb9, 0x74, 0x01, 0x00, 0x00, 0x0f, 0x32, 0x0f, 0x30, 0xb9, 0x81, 0x00, 0x00, 0xc0, 0x0f, 0x32, 0xb9, 0x00,
+         0x00, 0x00, 0x40, 0x0f, 0x32);
     msr_bitmap[0x800 + 0x174 / 8] = 0x10;
     msr_bitmap[0x400 + 0x81 / 8] = 2;
     w(VMCS_GUEST_SYSENTER_CS, 0x77);
@@ -778,7 +934,8 @@ static void ept(void)
     volatile uint64_t *e = &ept_pd[0][32]; /* 0x4000000 */
     good(RULES_LONG);
     /* mov [0x4000008], eax; mov eax, [0x4000000]; mov eax, 0x4000000; jmp rax */
-    CODE(0x89, 0x04, 0x25, 0x08, 0x00, 0x00, 0x04, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x00, 0x04, 0xb8, 0, 0, 0, 4, 0xff, 0xe0);
+    CODE(0x89, 0x04, 0x25, 0x08, 0x00, 0x00, 0x04, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x00, 0x04, 0xb8, 0, 0, 0, 4, 0xff,
+         0xe0);
     *e = 0;
     __vmx_invept(2, &d);
     check_eq("EPT violation, write", enter(), VMX_REASON_EPT_VIOLATION);

@@ -1021,20 +1021,189 @@ static void test_pause_loop(void **state)
     rig_destroy(r);
 }
 
+static void vapic_w(struct rig *r, unsigned offset, uint32_t v)
+{
+    rig_bytes(r, RIG_VAPIC + offset, &v, 4);
+}
+static uint32_t vapic_r(struct rig *r, unsigned offset)
+{
+    uint32_t v;
+    mem_read(r->mem, HPA(RIG_VAPIC + offset), &v, 4);
+    return v;
+}
+
+/* "Virtualizing Memory-Mapped APIC Accesses": what is virtualized, what exits with which qualification. */
+static void test_apic_access(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    enum { APIC = 0x600000 };
+    /* mov eax, [APIC+0x80]; mov dword [APIC+0x80], 0x30; nop; mov eax, [APIC+0x20]; mov [APIC+0xb0], eax; call APIC */
+    CODE(r, 0x8b, 0x04, 0x25, 0x80, 0, 0x60, 0, 0xc7, 0x04, 0x25, 0x80, 0, 0x60, 0, 0x30, 0, 0, 0, 0x90, 0x8b, 0x04,
+         0x25, 0x20, 0, 0x60, 0, 0x89, 0x04, 0x25, 0xb0, 0, 0x60, 0, 0xb8, 0, 0, 0x60, 0, 0xff, 0xe0);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_VIRTUALIZE_APIC_ACCESSES);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    rig_w(r, VMCS_APIC_ACCESS_ADDRESS, APIC);
+    rig_w(r, VMCS_TPR_THRESHOLD, 4);
+    vapic_w(r, 0x80, 0x55);
+    expect_exit(r, VMX_REASON_TPR_BELOW_THRESHOLD); /* trap-like: after the store */
+    assert_int_equal((uint32_t)r->c->gpr[GPR_RAX], 0x55);
+    assert_int_equal(vapic_r(r, 0x80), 0x30);
+    expect_field(r, GUEST_RIP, RIG_CODE + 18);
+    rig_w(r, VMCS_TPR_THRESHOLD, 0);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0x20);
+    expect_field(r, GUEST_RIP, RIG_CODE + 19);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 26);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0xb0 | 1 << 12);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 33);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 2 << 12);
+    /* The registers are virtualized: reads come from the page, a write of one that has no emulation is an APIC-write
+     * exit. */
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_APIC_REGISTER_VIRTUALIZATION);
+    vapic_w(r, 0x20, 0x07000000);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 19);
+    expect_exit(r, VMX_REASON_APIC_WRITE);
+    expect_field(r, EXIT_QUALIFICATION, 0xb0);
+    expect_field(r, GUEST_RIP, RIG_CODE + 33);
+    assert_int_equal((uint32_t)r->c->gpr[GPR_RAX], 0x07000000);
+    /* A threshold above VTPR at the entry. */
+    rig_w(r, VMCS_TPR_THRESHOLD, 5);
+    expect_exit(r, VMX_REASON_TPR_BELOW_THRESHOLD);
+    expect_field(r, GUEST_RIP, RIG_CODE + 33);
+    rig_destroy(r);
+}
+
+/* Virtual-interrupt delivery: priority, EOI, EOI-exit bitmap, self-IPI, x2APIC MSRs. */
+static void test_virtual_interrupts(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* The guest: sti; nop; nop; hlt. The handler of 0x51: mov ecx, 0x80b; xor eax, eax; xor edx, edx; wrmsr (EOI);
+     * cpuid. */
+    CODE(r, 0xfb, 0x90, 0x90, 0xf4);
+    rig_bytes(r, RIG_HANDLER + 16 * 0x51, "\xb9\x0b\x08\x00\x00\x31\xc0\x31\xd2\x0f\x30\x0f\xa2", 13);
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_EXTERNAL_INTERRUPT_EXITING);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW | VMX_PROC_USE_MSR_BITMAPS);
+    set(r, VMCS_PROC2_CONTROLS,
+        VMX_PROC2_VIRTUALIZE_X2APIC_MODE | VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY |
+            VMX_PROC2_APIC_REGISTER_VIRTUALIZATION);
+    rig_w(r, VMCS_MSR_BITMAPS, RIG_MSRBITMAP);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    vapic_w(r, 0x200 + 0x51 / 32 * 16, 1u << (0x51 & 31));
+    vapic_w(r, 0x200 + 0x31 / 32 * 16, 1u << (0x31 & 31));
+    rig_w(r, VMCS_GUEST_INTERRUPT_STATUS, 0x51);
+    expect_exit(r, VMX_REASON_CPUID); /* delivered behind STI's shadow, and its EOI done */
+    expect_field(r, GUEST_INTERRUPT_STATUS, 0x31);
+    uint64_t pushed;
+    mem_read(r->mem, HPA(RIG_STACK - 40), &pushed, 8);
+    assert_int_equal(pushed, RIG_CODE + 2);
+    assert_int_equal(vapic_r(r, 0x100 + 0x51 / 32 * 16), 0);
+    assert_int_equal(vapic_r(r, 0x200 + 0x51 / 32 * 16), 0);
+    assert_int_equal(vapic_r(r, 0xa0), 0);
+    /* TPR holds 0x31 back. */
+    vapic_w(r, 0x80, 0x30);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_CODE + 3);
+    assert_int_equal(vapic_r(r, 0xa0), 0x30);
+    /* EOI-exit bitmap. */
+    vapic_w(r, 0x80, 0);
+    rig_bytes(r, RIG_HANDLER + 16 * 0x31, "\xb9\x0b\x08\x00\x00\x31\xc0\x31\xd2\x0f\x30\x0f\xa2", 13);
+    rig_w(r, VMCS_EOI_EXIT_BITMAP_0, BIT(0x31));
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 1);
+    rig_w(r, VMCS_GUEST_RFLAGS, 2 | FLAG_IF);
+    expect_exit(r, VMX_REASON_VIRTUALIZED_EOI);
+    expect_field(r, EXIT_QUALIFICATION, 0x31);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x31 + 11);
+    expect_field(r, GUEST_INTERRUPT_STATUS, 0);
+    /* Self-IPI by MSR: mov ecx, 0x83f; mov eax, 0x61; xor edx, edx; wrmsr; hlt. */
+    CODE(r, 0xb9, 0x3f, 0x08, 0, 0, 0xb8, 0x61, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_GUEST_RFLAGS, 2 | FLAG_IF);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x61);
+    expect_field(r, GUEST_INTERRUPT_STATUS, 0x6100);
+    assert_int_equal(vapic_r(r, 0xa0), 0x60);
+    /* TPR by MSR: reads back; reserved bits are #GP. */
+    CODE(r, 0xb9, 0x08, 0x08, 0, 0, 0xb8, 0x77, 0, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0x0f, 0x32, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_HLT);
+    expect_field(r, GUEST_RIP, RIG_CODE + 16);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x77);
+    assert_int_equal(vapic_r(r, 0xa0), 0x77);
+    CODE(r, 0xb9, 0x08, 0x08, 0, 0, 0xb8, 0x77, 1, 0, 0, 0x31, 0xd2, 0x0f, 0x30, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0d);
+    rig_destroy(r);
+}
+
+/* "Posted-Interrupt Processing". */
+static void test_posted(void **state)
+{
+    static const struct cpu_apic_ops apic = {.pending = apic_pending, .ack = apic_ack};
+    struct rig *r = start("max", RIG_LONG);
+    enum { PID = 0x24000 };
+    r->c->apic_ops = &apic;
+    CODE(r, 0x90, 0xeb, 0xfd);
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_EXTERNAL_INTERRUPT_EXITING | VMX_PIN_PROCESS_POSTED_INTERRUPTS);
+    set(r, VMCS_EXIT_CONTROLS, VMX_EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    rig_w(r, VMCS_POSTED_INTERRUPT_NOTIFICATION_VECTOR, 0xf2);
+    rig_w(r, VMCS_POSTED_INTERRUPT_DESCRIPTOR_ADDRESS, PID);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_IF);
+    rig_store(r, PID + 8 * 1, BIT(0x51 - 64));
+    rig_store(r, PID + 32, 1);
+    pending_vector = 0xf2;
+    cpu_attend(r->c, ATT_INTR);
+    expect_exit(r, VMX_REASON_HLT); /* in the handler of the posted vector */
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x51);
+    expect_field(r, GUEST_INTERRUPT_STATUS, 0x5100);
+    uint64_t on;
+    mem_read(r->mem, HPA(PID + 32), &on, 8);
+    assert_int_equal(on & 1, 0);
+    mem_read(r->mem, HPA(PID + 8), &on, 8);
+    assert_int_equal(on, 0);
+    pending_vector = 0x41; /* any other interrupt exits */
+    cpu_attend(r->c, ATT_INTR);
+    expect_exit(r, VMX_REASON_EXTERNAL_INTERRUPT);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000041);
+    rig_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_shadowing),  cmocka_unit_test(test_vmfunc_ve),
-        cmocka_unit_test(test_pml),        cmocka_unit_test(test_pause_loop),
-        cmocka_unit_test(test_modes),      cmocka_unit_test(test_models),
-        cmocka_unit_test(test_io),         cmocka_unit_test(test_msr),
-        cmocka_unit_test(test_cr),         cmocka_unit_test(test_instructions),
-        cmocka_unit_test(test_enables),    cmocka_unit_test(test_exceptions),
-        cmocka_unit_test(test_ept),        cmocka_unit_test(test_stale),
-        cmocka_unit_test(test_injection),  cmocka_unit_test(test_windows),
-        cmocka_unit_test(test_interrupts), cmocka_unit_test(test_timer_mtf_activity),
-        cmocka_unit_test(test_msr_areas),  cmocka_unit_test(test_state),
-        cmocka_unit_test(test_tpr),        cmocka_unit_test(test_task_switch),
+        cmocka_unit_test(test_apic_access),
+        cmocka_unit_test(test_virtual_interrupts),
+        cmocka_unit_test(test_posted),
+        cmocka_unit_test(test_shadowing),
+        cmocka_unit_test(test_vmfunc_ve),
+        cmocka_unit_test(test_pml),
+        cmocka_unit_test(test_pause_loop),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_models),
+        cmocka_unit_test(test_io),
+        cmocka_unit_test(test_msr),
+        cmocka_unit_test(test_cr),
+        cmocka_unit_test(test_instructions),
+        cmocka_unit_test(test_enables),
+        cmocka_unit_test(test_exceptions),
+        cmocka_unit_test(test_ept),
+        cmocka_unit_test(test_stale),
+        cmocka_unit_test(test_injection),
+        cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_interrupts),
+        cmocka_unit_test(test_timer_mtf_activity),
+        cmocka_unit_test(test_msr_areas),
+        cmocka_unit_test(test_state),
+        cmocka_unit_test(test_tpr),
+        cmocka_unit_test(test_task_switch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
