@@ -169,35 +169,47 @@ static void pop_r64_fast(struct cpu *c, const struct op *o)
     W(64, o->r0, v);
     NEXT(c, o);
 }
-/* The destination's address is computed after the increment; a fault of the store leaves RSP as it was. */
+/* RSP after a pop of `size` bytes. RSP itself changes when nothing can fault or exit any more: a VM exit has loaded the
+ * host's. */
+static uint64_t sp_popped(struct cpu *c, unsigned size)
+{
+    uint64_t sp = c->gpr[GPR_RSP];
+    sp_set(c, sp + size);
+    uint64_t popped = c->gpr[GPR_RSP];
+    c->gpr[GPR_RSP] = sp;
+    return popped;
+}
+/* The destination's address is computed with the incremented RSP. */
 static void pop_m(struct cpu *c, const struct op *o)
 {
     {
-        uint64_t v, sp = c->gpr[GPR_RSP];
         unsigned size = op_size(o);
-        if (!sp_pop(c, o, &v, size))
+        uint64_t v, popped = sp_popped(c, size);
+        if (!sp_load(c, o, c->gpr[GPR_RSP], &v, size))
             return;
-        if (!(size == 2 ? op_st16(c, o, (uint16_t)v) : size == 4 ? op_st32(c, o, (uint32_t)v) : op_st64(c, o, v))) {
-            c->gpr[GPR_RSP] = sp;
+        struct op store = *o;
+        if (o->base == GPR_RSP)
+            store.disp += (int64_t)(popped - c->gpr[GPR_RSP]);
+        if (!(size == 2   ? op_st16(c, &store, (uint16_t)v)
+              : size == 4 ? op_st32(c, &store, (uint32_t)v)
+                          : op_st64(c, &store, v)))
             return;
-        }
+        c->cur = o;
+        c->gpr[GPR_RSP] = popped;
     }
     NEXT(c, o);
 }
 static void pop_sreg(struct cpu *c, const struct op *o)
 {
     {
-        uint64_t v;
+        uint64_t v, popped = sp_popped(c, op_size(o));
         /* The new SS has its own idea of the stack's width; the increment is by the old one's, as the pop was. */
         if (!sp_load(c, o, c->gpr[GPR_RSP], &v, op_size(o)))
             return;
-        uint64_t sp = c->gpr[GPR_RSP];
-        sp_set(c, sp + op_size(o));
         c->cur = o;
-        if (!cpu_load_seg(c, o->r0, (uint16_t)v)) {
-            c->gpr[GPR_RSP] = sp;
+        if (!cpu_load_seg(c, o->r0, (uint16_t)v))
             return;
-        }
+        c->gpr[GPR_RSP] = popped;
         if (o->r0 == SEG_SS)
             cpu_set_shadow(c, true);
     }
