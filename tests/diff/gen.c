@@ -762,7 +762,7 @@ static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struc
     if (size >= 512)
         align = 64;
     uint64_t target = pick_target(r, aw == 16 && !segbase ? DIFF_LOW : DIFF_DATA, size ? size : 1, align);
-    if (segbase && one_in(r, 8)) /* around the limit */
+    if (seg && segbase && one_in(r, 8)) /* around the limit */
         target = segbase + seg->limit + 1 - (size ? rng_below(r, 2 * size + 1) : 0);
     uint64_t want = target - segbase;
     uint64_t disp = (uint64_t)op->mem.disp.value;
