@@ -306,6 +306,9 @@ struct cpu {
     union vreg v[32];
     uint64_t k[8];
     struct x87 x87;
+    uint32_t host_mxcsr;       /* the host's own, while the processor runs on its units (fpu.c) */
+    bool host_x87_saved;
+    uint8_t host_x87[108];
     bool mf_pending;           /* an unmasked x87 exception waits for the next waiting instruction */
 
     struct { /* MSRs that are plain state; msr.def names them */
@@ -496,6 +499,9 @@ bool cpu_io_allowed(struct cpu *c, uint16_t port, unsigned size);  /* IOPL and t
 
 /* --- x87 and vector state (fpu.c) --------------------------------------------------------------------------------------------- */
 void cpu_fpu_reset(struct cpu *c, bool init);
+/* Around running: the host's MXCSR and x87 state are kept, and are the host's own again afterwards. */
+void cpu_fpu_enter(struct cpu *c);
+void cpu_fpu_leave(struct cpu *c);
 
 /* --- code cache (code.c) --------------------------------------------------------------------------------------------------------- */
 /* The context of instruction fetch as one number, but for the translation: block look-ups made under another never match. After a change of

@@ -168,3 +168,34 @@ void fpu_x87_from_image(struct cpu *c, const uint8_t *p, bool rex_w)
         r->sexp = load16(p + 40 + 16 * i);
     }
 }
+
+/* --- the host's own state
+ * ---------------------------------------------------------------------------------------------- */
+/* MXCSR: ops_sse_fp.c leaves the guest's in place. x87: the stack may be in use, if the host is code that was
+ * interrupted: it is saved and emptied by the first computation of a run. */
+void cpu_fpu_enter(struct cpu *c)
+{
+#if HOST_X86
+    __asm__ volatile("stmxcsr %0" : "=m"(c->host_mxcsr));
+#endif
+    c->host_x87_saved = false;
+}
+void cpu_fpu_leave(struct cpu *c)
+{
+#if HOST_X86
+    uint32_t now;
+    __asm__ volatile("stmxcsr %0" : "=m"(now));
+    if (now != c->host_mxcsr)
+        __asm__ volatile("ldmxcsr %0" : : "m"(c->host_mxcsr));
+    if (c->host_x87_saved)
+        __asm__ volatile("frstor %0" : : "m"(c->host_x87));
+#endif
+    c->host_x87_saved = false;
+}
+void fpu_host_x87_save(struct cpu *c)
+{
+#if HOST_X86
+    __asm__ volatile("fnsave %0" : "=m"(c->host_x87));
+#endif
+    c->host_x87_saved = true;
+}

@@ -57,6 +57,8 @@ bool fpu_pending(struct cpu *c, const struct op *o);
 void fpu_x87_to_image(const struct cpu *c, uint8_t *image, bool rex_w); /* bytes 0-23 and 32-159, MXCSR not */
 void fpu_x87_from_image(struct cpu *c, const uint8_t *image, bool rex_w);
 
+void fpu_host_x87_save(struct cpu *c);
+
 /* MOVSD and CMPSD on vector registers: the mnemonics' rows are those of the string instructions. */
 op_fn *sel_MOVSD_sse(const struct decoded *d, struct op *o);
 op_fn *sel_CMPSD_sse(const struct decoded *d, struct op *o);

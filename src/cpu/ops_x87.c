@@ -119,6 +119,8 @@ INLINE bool im(const struct cpu *c)
 #define COMPUTE(c, sw, name, ...)                                                                                      \
     do {                                                                                                               \
         struct x87_env env_;                                                                                           \
+        if (unlikely(!(c)->host_x87_saved))                                                                            \
+            fpu_host_x87_save(c);                                                                                      \
         x87_begin(&env_, (c)->x87.cw, (c)->x87.sw);                                                                    \
         sw = x87_##name(&env_, __VA_ARGS__);                                                                           \
         x87_end(&env_, sw);                                                                                            \
@@ -141,6 +143,8 @@ static NOINLINE void arith(struct cpu *c, const struct op *o, binary_fn *f, unsi
     }
     f80 r;
     struct x87_env env;
+    if (unlikely(!c->host_x87_saved))
+        fpu_host_x87_save(c);
     x87_begin(&env, c->x87.cw, c->x87.sw);
     sw = f(&env, st(c, dst), st(c, src), &r);
     x87_end(&env, sw);
@@ -398,9 +402,8 @@ HANDLER(fxam)
         bool through = !(sw & ~c->x87.cw & (X87_IE | X87_DE));                                                         \
         if (!(sw & X87_SF)) /* C1 tells of a stack fault alone */                                                      \
             sw = (uint16_t)((sw & ~X87_C1) | (c->x87.sw & X87_C1));                                                    \
-        done(c, o, sw & (0x7f | X87_C1), 0);                                                                           \
-        flags_set_arith(c,                                                                                             \
-                        (sw & X87_C3 ? FLAG_ZF : 0) | (sw & X87_C2 ? FLAG_PF : 0) | (sw & X87_C0 ? FLAG_CF : 0));      \
+        done(c, o, sw &(0x7f | X87_C1), 0);                                                                            \
+        flags_set_arith(c, (sw & X87_C3 ? FLAG_ZF : 0) | (sw & X87_C2 ? FLAG_PF : 0) | (sw & X87_C0 ? FLAG_CF : 0));   \
         if (through && (pops))                                                                                         \
             pop(c);                                                                                                    \
         return true;                                                                                                   \

@@ -196,15 +196,7 @@ static void component_restore(struct cpu *c, unsigned i, const uint8_t *p /* NUL
                 memset(&c->v[r].b[16], 0, 16);
         }
         break;
-    case XSTATE_PKRU: {
-        uint32_t pkru = p ? load32(p) : 0;
-        if (pkru != c->pkru) {
-            c->pkru = pkru;
-            if (c->cr4 & CR4_PKE) /* the rights are folded into the tags */
-                tlb_flush_bank(&c->tlbs, c->bank, false);
-        }
-        break;
-    }
+    case XSTATE_PKRU: cpu_write_pkru(c, p ? load32(p) : 0); break;
     }
 }
 static void x87_initial(struct cpu *c)

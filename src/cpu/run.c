@@ -138,6 +138,7 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
     uint64_t near_end = end >= OP_BLOCK_MAX ? end - OP_BLOCK_MAX : 0;
     c->stop = STOP_NONE;
     c->cur = NULL;
+    cpu_fpu_enter(c);
     while (!c->stop) {
         if (unlikely(attention(c) || c->icount >= c->deadline)) {
             if (service(c)) {
@@ -176,6 +177,7 @@ enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns)
             exception(c);
         c->cur = NULL;
     }
+    cpu_fpu_leave(c);
     return c->stop;
 }
 
@@ -187,7 +189,10 @@ enum cpu_stop cpu_step(struct cpu *c, bool hold)
         if (service(c))
             return c->stop;
     }
-    if (!c->stop)
+    if (!c->stop) {
+        cpu_fpu_enter(c);
         run_one(c, hold);
+        cpu_fpu_leave(c);
+    }
     return c->stop;
 }

@@ -215,7 +215,12 @@ static void some_area(struct state *s)
         s->mem[512] &= s->mem[520];
     }
     switch (pick(10)) {
-    case 0: s->mem[512 + pick(64)] |= (uint8_t)(1u << pick(8)); break;
+    case 0: { /* not the components that the host alone has */
+        unsigned at = pick(64);
+        if ((at & 7) > 2 || at >= 16)
+            s->mem[512 + at] |= (uint8_t)(1u << pick(8));
+        break;
+    }
     case 1: s->mem[24 + pick(4)] = (uint8_t)rnd(); break;
     case 2: store64(s->mem + 520, rnd() & 1ull << 63); break;
     }
@@ -316,7 +321,9 @@ static void run_ours(struct state *s, const struct op *op)
     for (unsigned i = 0; i < 16; i++)
         memcpy(&c->v[i], s->fx + 160 + 16 * i, 16);
 
+    cpu_fpu_enter(c);
     ops[0].fn(c, ops);
+    cpu_fpu_leave(c);
 
     s->vector = c->exc.valid ? c->exc.vector : 0;
     fpu_x87_to_image(c, s->fx, true);
