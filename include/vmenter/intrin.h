@@ -370,6 +370,7 @@ VMENTER_INTRIN void __fastfail(unsigned int code) __attribute__((__noreturn__));
 /* --- a uint64_t is as good as an unsigned __int64 ------------------------------------------------------------------
  */
 #ifdef __cplusplus
+extern "C++" { /* also where the header is included inside of extern "C" */
 #define VMENTER_U64_OVERLOAD(ret, name)                                                                                \
     static __inline__ ret name(unsigned long *p)                                                                       \
     {                                                                                                                  \
@@ -384,6 +385,7 @@ VMENTER_U64_OVERLOAD(int, _rdseed64_step)
 static __inline__ unsigned char __vmx_vmread(size_t field, unsigned long long *value)
 {
     return __vmx_vmread(field, reinterpret_cast<size_t *>(value));
+}
 }
 #else
 #define VMENTER_U64P(p)          _Generic((p), unsigned long * : (unsigned long long *)(p), default : (p))
