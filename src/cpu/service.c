@@ -190,7 +190,9 @@ bool cpu_service(struct cpu *c)
         cpu_attend(c, att & (ATT_INTR | ATT_GUEST | ATT_TRAP));
         return true;
     }
-    if (c->activity == ACTIVITY_SHUTDOWN && !c->init_pending && !c->nmi_pending) {
+    /* A guest in VMX's shutdown activity state waits for its monitor's events. */
+    bool vmx_guest = c->guest && !model_is_amd(c->model);
+    if (c->activity == ACTIVITY_SHUTDOWN && !vmx_guest && !c->init_pending && !c->nmi_pending) {
         c->stop = STOP_SHUTDOWN;
         return true;
     }

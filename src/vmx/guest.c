@@ -488,9 +488,11 @@ static bool guest_events(struct cpu *c)
     return false;
 }
 
-/* "External-interrupt exiting": RFLAGS.IF does not mask it then. */
+/* "External-interrupt exiting": RFLAGS.IF does not mask it then. The shutdown state blocks interrupts all the same. */
 static bool guest_intr_allowed(struct cpu *c)
 {
+    if (c->activity == ACTIVITY_SHUTDOWN)
+        return false;
     return (vmx_of(c)->pin & VMX_PIN_EXTERNAL_INTERRUPT_EXITING) || (c->rflags_rest & FLAG_IF);
 }
 

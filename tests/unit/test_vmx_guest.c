@@ -694,6 +694,15 @@ static void test_timer_mtf_activity(void **state)
     rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000021);
     expect_exit(r, VMX_REASON_CPUID);
     expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_ACTIVE);
+    /* Shutdown: the timer runs, an NMI comes through. */
+    set(r, VMCS_PIN_CONTROLS, VMX_PIN_ACTIVATE_PREEMPTION_TIMER | VMX_PIN_NMI_EXITING);
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_SHUTDOWN);
+    rig_w(r, VMCS_PREEMPTION_TIMER_VALUE, 100);
+    expect_exit(r, VMX_REASON_PREEMPTION_TIMER_EXPIRED);
+    expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_SHUTDOWN);
+    cpu_attend(r->c, ATT_NMI);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    clear(r, VMCS_PIN_CONTROLS, VMX_PIN_ACTIVATE_PREEMPTION_TIMER | VMX_PIN_NMI_EXITING);
     /* Wait-for-SIPI. */
     rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_WAIT_SIPI);
     r->c->sipi_vector = 0x9a;
