@@ -454,6 +454,11 @@ static struct block *find(struct cpu *c, bool step)
     unsigned key = c->mode | (c->real_mode || c->vm86 ? CODE_REAL : 0) | (step ? BLOCK_STEP : 0);
     hpa_t page, page2;
     uint8_t *host, *host2;
+    struct jump *j = &c->jump[code_jump_slot(la)];
+    if (!step && j->la == la && j->key == code_key(c) && !j->block->dead && block_holds(c, j->block)) {
+        j->epoch = j->block->epoch; /* it was the epoch alone */
+        return j->block;
+    }
     if (!cpu_fetch_page(c, LA(la), &page, &host))
         return NULL;
     struct block *b = host ? cc->hash[hash_slot(page.v | (la & PAGE_OFFSET))] : NULL;

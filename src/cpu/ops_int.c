@@ -447,9 +447,10 @@ UNARY(not )
     X(cmp_rr, 8)                                                                                                       \
     X(cmp_rr, 16)                                                                                                      \
     X(cmp_rr, 32)                                                                                                      \
-    X(cmp_rr, 64) X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32)   \
-        X(test_rr, 64) X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64)              \
-            X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
+    X(cmp_rr, 64)                                                                                                      \
+    X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32) X(test_rr, 64)  \
+        X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) \
+            X(and_ri, 32)
 #define DEFINE_FUSED_CC(cc)                                                                                            \
     FUSED_COMPARE(8, cmp_rr, R(8, o->r1), cc)                                                                          \
     FUSED_COMPARE(16, cmp_rr, R(16, o->r1), cc)                                                                        \
@@ -597,11 +598,8 @@ void op_cmpxchg8b(struct cpu *c, const struct op *o)
     NEXT(c, o);
 }
 
-#if defined(__x86_64__)
-__attribute__((target("cx16")))
-#endif
-static bool
-cas128(uint64_t *h, uint64_t expect[2], const uint64_t want[2])
+/* expect takes what was there. h is 16-byte aligned. */
+static bool cas128(uint8_t *h, uint64_t expect[2], const uint64_t want[2])
 {
 #if defined(__x86_64__)
     bool ok;
@@ -609,12 +607,30 @@ cas128(uint64_t *h, uint64_t expect[2], const uint64_t want[2])
                      : "=@ccz"(ok), "+m"(*(uint64_t(*)[2])h), "+a"(expect[0]), "+d"(expect[1])
                      : "b"(want[0]), "c"(want[1]));
     return ok;
+#elif defined(__aarch64__)
+    uint64_t lo, hi;
+    uint32_t failed;
+    __asm__ volatile("1: ldaxp %[lo], %[hi], [%[h]]\n"
+                     "   cmp %[lo], %[e0]\n"
+                     "   ccmp %[hi], %[e1], #0, eq\n"
+                     "   b.ne 2f\n"
+                     "   stlxp %w[failed], %[w0], %[w1], [%[h]]\n"
+                     "   cbnz %w[failed], 1b\n"
+                     "2:"
+                     : [lo] "=&r"(lo), [hi] "=&r"(hi), [failed] "=&r"(failed)
+                     : [h] "r"(h), [e0] "r"(expect[0]), [e1] "r"(expect[1]), [w0] "r"(want[0]), [w1] "r"(want[1])
+                     : "cc", "memory");
+    bool ok = lo == expect[0] && hi == expect[1];
+    expect[0] = lo;
+    expect[1] = hi;
+    return ok;
 #else
-    __extension__ typedef unsigned __int128 u128;
-    u128 old = (u128)expect[1] << 64 | expect[0], new_ = (u128)want[1] << 64 | want[0], seen = old;
-    bool ok = __atomic_compare_exchange_n((u128 *)h, &seen, new_, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    expect[0] = (uint64_t)seen;
-    expect[1] = (uint64_t)(seen >> 64);
+    /* DEVIATION: atomic towards this processor alone. */
+    bool ok = load64(h) == expect[0] && load64(h + 8) == expect[1];
+    if (ok)
+        memcpy(h, want, 16);
+    else
+        memcpy(expect, h, 16);
     return ok;
 #endif
 }
@@ -633,7 +649,7 @@ static void op_cmpxchg16b(struct cpu *c, const struct op *o)
         }
         uint8_t *h = op_host(c, la, 16, MMU_WRITE);
         if (likely(h)) {
-            equal = cas128((uint64_t *)(void *)h, m, want);
+            equal = cas128(h, m, want);
         } else {
             if (!op_rmw_slow(c, o, la, m, 16))
                 return;
