@@ -148,6 +148,7 @@ enum vmenter_status vmenter_create(const struct vmenter_config *config, struct v
     m->flags = c.flags;
     m->clock = c.clock;
     m->cpus = c.cpus;
+    m->ram = c.ram;
     m->tsc_hz = TSC_HZ;
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -326,7 +327,7 @@ enum vmenter_status vmenter_map(struct vmenter_machine *m, uint64_t pa, void *pt
 
 enum vmenter_status vmenter_unmap(struct vmenter_machine *m, uint64_t pa, uint64_t len)
 {
-    if (!m || pa == 0 || pa == m->firmware_pa || !mem_remove(m->mem, HPA(pa), len))
+    if (!m || pa < m->ram || pa == m->firmware_pa || !mem_remove(m->mem, HPA(pa), len))
         return VMENTER_EINVAL;
     memory_changed(m);
     return VMENTER_OK;

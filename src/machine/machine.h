@@ -37,6 +37,7 @@ struct vmenter_machine {
     struct model model;
     unsigned flags; /* enum vmenter_flags */
     enum vmenter_clock clock;
+    uint64_t ram; /* bytes from 0 */
     uint64_t tsc_hz;
     uint64_t real_start; /* host's monotonic clock at creation, ns */
     unsigned cpus;

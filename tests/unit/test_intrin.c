@@ -1145,7 +1145,28 @@ static void test_machine(void **state)
     assert_true(vmenter_phys_addr(a, mine + 1) == 0x200001);
     assert_int_equal(vmenter_unmap(a, 0x200000, 8192), VMENTER_OK);
     assert_null(vmenter_host_ptr(a, 0x201000, 16));
+    assert_int_equal(vmenter_unmap(a, 0, 1 << 20), VMENTER_EINVAL); /* RAM stays */
     vmenter_destroy(b);
+    vmenter_destroy(a);
+
+    /* All memory is the caller's. */
+    config.ram = 0;
+    assert_int_equal(vmenter_create(&config, &a, error), VMENTER_OK);
+    assert_int_equal(vmenter_map(a, 0, mine, 8192, VMENTER_MAP_READONLY), VMENTER_OK);
+    assert_ptr_equal(vmenter_host_ptr(a, 4096, 16), mine + 4096);
+    assert_int_equal(vmenter_unmap(a, 0, 8192), VMENTER_OK);
+    vmenter_destroy(a);
+
+    /* RAM across the place of the firmware's tables and the local APIC. */
+    config.ram = 6ull << 30;
+    assert_int_equal(vmenter_create(&config, &a, error), VMENTER_OK);
+    assert_int_equal(vmenter_bind(a, 0), VMENTER_OK);
+    assert_true(__readcr3() >= 6ull << 30);
+    p = vmenter_host_ptr(a, 0, 6ull << 30);
+    assert_non_null(p);
+    p[(5ull << 30) + 3] = 9;
+    _writegsbase_u64(5ull << 30);
+    assert_int_equal(__readgsbyte(3), 9);
     vmenter_destroy(a);
     assert_ptr_equal(vmenter_bound(), NULL);
     vmenter_destroy(NULL);
