@@ -250,7 +250,8 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
         return VMX_SUCCEED;
     }
     v->dirty = 0;
-    v->icpt = vmx_intercepts(v);
+    if (groups & GROUP_CTL)
+        v->icpt = vmx_intercepts(v);
 
     if (unlikely(!load_guest(c, v))) {
         vmx_broke(&x->broken, VMX_CHECK_PDPTE, c->cr3);
