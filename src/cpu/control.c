@@ -63,7 +63,7 @@ void cpu_update_mode(struct cpu *c)
         c->seg_base64[SEG_GS] = c->seg[SEG_GS].base;
     } else {
         c->mode = cs & AR_DB ? MODE_32 : MODE_16;
-        c->ip_mask = cs & AR_DB ? 0xffffffff : 0xffff;
+        c->ip_mask = 0xffffffff; /* 16-bit code too: running past 0xffff is a limit fault, only branches wrap */
         c->stack_size = c->seg[SEG_SS].ar & AR_DB ? 4 : 2;
         for (unsigned i = 0; i < 6; i++)
             c->seg_base64[i] = c->seg[i].base;

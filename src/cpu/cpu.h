@@ -281,7 +281,7 @@ struct cpu {
     uint32_t attention;        /* enum attention, atomic */
     uint32_t stop;             /* enum cpu_stop: leave cpu_run() */
     uint64_t rip;
-    uint64_t ip_mask;          /* ~0, 0xffffffff or 0xffff */
+    uint64_t ip_mask;          /* ~0 in 64-bit mode, else 0xffffffff */
     uint64_t icpt;             /* intercepts that are on: bit per enum icpt; 0 outside guest mode */
     const struct guest_ops *guest;
     uint8_t cpl;

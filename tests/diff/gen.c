@@ -890,8 +890,10 @@ static bool tweak(struct rng *r, struct dcase *c, struct insn *x, uint64_t first
         break;
     case ZYDIS_MNEMONIC_CMPXCHG8B:
         if (mem && one_in(r, 2)) {
-            set_low(&gpr[0], 32, *(uint32_t *)mem);
-            set_low(&gpr[2], 32, *(uint32_t *)(mem + 4));
+            uint32_t m[2];
+            memcpy(m, mem, 8);
+            set_low(&gpr[0], 32, m[0]);
+            set_low(&gpr[2], 32, m[1]);
         }
         break;
     case ZYDIS_MNEMONIC_CMPXCHG16B:
