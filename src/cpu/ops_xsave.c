@@ -285,7 +285,7 @@ static bool xrstor(struct cpu *c, const struct op *o, bool rex_w, bool superviso
     bool compacted = xcomp & COMPACTED;
     if (supervisor ? !compacted : compacted && !model_has(c->model, FEATURE_xsavec))
         return raise(c, o, EXC_GP);
-    if (compacted ? (xcomp & ~COMPACTED & ~all) || (bv & ~xcomp) || !zero(p + 528, 48)
+    if (compacted ? (xcomp & ~COMPACTED & ~all) || (bv & ~(xcomp & ~COMPACTED)) || !zero(p + 528, 48)
                   : (bv & ~all) || !zero(p + 520, 16))
         return raise(c, o, EXC_GP);
     unsigned size = model_xsave_size(compacted ? xcomp & ~COMPACTED : rfbm & bv, compacted);

@@ -356,7 +356,7 @@ static void show(const char *what, unsigned n, const uint8_t *in, const uint8_t 
     }
     printf("\n");
 }
-static void dump(const struct state *in, const struct state *native, const struct state *ours, bool x87)
+static void dump(const struct state *in, const struct state *native, const struct state *ours, bool x87, bool xsave)
 {
     char name[8];
 #define SHOW(what, n, field, always)                                                                                   \
@@ -382,7 +382,7 @@ static void dump(const struct state *in, const struct state *native, const struc
     SHOW("mem", 16, mem[0], true);
     for (unsigned i = 16; i < 1024; i += 16) {
         snprintf(name, sizeof name, "m%u", i);
-        SHOW(name, 16, mem[i], false);
+        SHOW(name, 16, mem[i], xsave && (i == 16 || (i >= 512 && i < 576)));
     }
 }
 
@@ -483,7 +483,7 @@ static void compare_encoding(const uint8_t *bytes, unsigned len)
             for (unsigned k = 0; k < len; k++)
                 printf(" %02x", bytes[k]);
             printf(" case %u\n", i);
-            dump(&in_state, &native, &ours, x87);
+            dump(&in_state, &native, &ours, x87, xsave);
         }
     }
     if (bad)
