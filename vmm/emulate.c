@@ -44,6 +44,18 @@ unsigned emulate_length(struct vmm *v)
     return decode(v, &in) ? in.i.length : 0;
 }
 
+uint8_t emulate_segment(struct vmm *v)
+{
+    struct insn in;
+    for (unsigned i = 0; decode(v, &in) && i < in.i.operand_count; i++) {
+        const ZydisDecodedOperand *o = &in.op[i];
+        if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.base != ZYDIS_REGISTER_NONE) {
+            return (uint8_t)(HV_ES + (o->mem.segment - ZYDIS_REGISTER_ES));
+        }
+    }
+    return HV_DS;
+}
+
 uint8_t emulate_gpr(struct vmm *v)
 {
     struct insn in;

@@ -219,6 +219,9 @@ static void svm_decode(struct vmm *v, struct exit *e)
         e->io.rep = c->exitinfo1 & SVM_IOIO_REP;
         e->io.addr_size = c->exitinfo1 & SVM_IOIO_A64 ? 8 : c->exitinfo1 & SVM_IOIO_A32 ? 4 : 2;
         e->io.seg = v->svm->features & SVM_CPUID_DECODE ? (uint8_t)SVM_IOIO_SEG(c->exitinfo1) : HV_DS;
+        if (e->io.string && !(v->svm->features & SVM_CPUID_DECODE)) {
+            e->io.seg = emulate_segment(v);
+        }
         break;
     case SVM_EXIT_CR0_READ ... SVM_EXIT_CR0_WRITE + 15: /* CR8 alone is asked for */
         e->kind = EXIT_CR;

@@ -215,6 +215,7 @@ bool exit_wrmsr(struct vmm *v);
 bool exit_cr(struct vmm *v, const struct exit *e);
 void exit_io(struct vmm *v, const struct exit *e);
 void exit_second(struct vmm *v, const struct exit *e);
+uint8_t emulate_segment(struct vmm *v); /* enum hv_seg of the string instruction's source at RIP */
 uint8_t emulate_gpr(struct vmm *v);     /* general register of the MOV CRn at RIP */
 unsigned emulate_length(struct vmm *v); /* of the instruction at RIP; 0: it cannot be decoded */
 void msr_init(struct vmm *v);

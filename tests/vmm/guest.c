@@ -260,6 +260,12 @@ static void strings_of_ports(void)
     __asm__ volatile("rep outsb" : "+S"(from), "+c"(n) : "d"(0xe9) : "memory");
     check("rep outs: count", n, 0);
     check("rep outs: from", (uint64_t)from, (uint64_t)(text + sizeof(text) - 1));
+    put("ok rep outs ");
+    wrmsr(0xc0000100, (uint64_t)text + 7);
+    from = 0;
+    n = 7;
+    __asm__ volatile("rep outsb %%fs:(%%rsi), %%dx" : "+S"(from), "+c"(n) : "d"(0xe9) : "memory");
+    check("rep outs of FS", (uint64_t)from, 7);
     uint8_t got[8] = {0};
     void *to = got;
     n = 5;
