@@ -138,6 +138,7 @@ static bool accessed_vmcs(struct cpu *c, const struct op *o, bool write, uint64_
 {
     struct vmx_cpu *x = vmx_of(c);
     *result = VMX_FAIL_INVALID;
+    *v = NULL;
     if (!c->guest || c->real_mode || c->vm86 || (c->long_mode && c->mode != MODE_64)) {
         *v = x ? x->cur : NULL;
         return prologue(c, o, write ? VMX_REASON_VMWRITE : VMX_REASON_VMREAD, true, INFO_ALL);
