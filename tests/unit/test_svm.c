@@ -963,6 +963,55 @@ static void test_physical_interrupts(void **state)
     stop(&b);
 }
 
+/* SMI and INIT: intercepted ones stay pending. An interrupt ends a halt with an exit behind the HLT. */
+static void test_other_signals(void **state)
+{
+    struct box b;
+    start(&b, "max-amd");
+    struct cpu *c = b.c;
+    guest(&b, LONG, true);
+    CODE_BYTES(&b, "\x90\x0f\x01\xd9");
+    vmcb_set_intercept(b.v, SVM_EXIT_SMI);
+    cpu_attend(c, ATT_SMI);
+    expect(&b, SVM_EXIT_SMI);
+    assert_int_equal(b.v->control.exitinfo1, 1); /* external */
+    assert_true(c->smi_pending);
+    c->smi_pending = false;
+    guest(&b, LONG, true);
+    CODE_BYTES(&b, "\x90\x0f\x01\xd9");
+    vmcb_set_intercept(b.v, SVM_EXIT_INIT);
+    cpu_attend(c, ATT_INIT);
+    expect(&b, SVM_EXIT_INIT);
+    assert_true(c->init_pending);
+    c->init_pending = false;
+    guest(&b, LONG, true);
+    CODE_BYTES(&b, "\xfb\xf4\x90");
+    vmcb_set_intercept(b.v, SVM_EXIT_INTR);
+    b.irq = true;
+    b.v->control.vintr = VMCB_VINTR_MASKING;
+    c->idle = NULL;
+    cpu_set_rflags(c, FLAG_1); /* the host's IF is clear: nothing wakes it */
+    c->gif = true;
+    assert_true(svm_vmrun(c, VMCB_PA));
+    assert_int_equal(cpu_run(c, 1000), STOP_IDLE);
+    cpu_attend(c, ATT_NMI);
+    vmcb_set_intercept(b.v, SVM_EXIT_NMI);         /* read at VMRUN: not this guest's */
+    assert_int_equal(cpu_run(c, 1000), STOP_EXIT); /* the NMI's handler is a VMMCALL */
+    in_handler(&b, 2);
+    assert_int_equal(load64(b.ram + b.v->save.rsp), CODE + 2);
+    c->nmi_blocked = false;
+    /* MWAIT with and without an armed monitor, only the conditional intercept set. */
+    guest(&b, LONG, true);
+    vmcb_set_intercept(b.v, SVM_EXIT_MWAIT_CONDITIONAL);
+    b.v->save.rax = G_DATA;
+    c->gpr[GPR_RCX] = c->gpr[GPR_RDX] = 0;
+    b.irq = false;
+    CODE_BYTES(&b, "\x0f\x01\xc8\x31\xc0\x0f\x01\xc9"); /* monitor; xor eax, eax; mwait */
+    expect(&b, SVM_EXIT_MWAIT_CONDITIONAL);
+    assert_int_equal(at(&b), 5);
+    stop(&b);
+}
+
 static void test_virtual_nmi(void **state)
 {
     struct box b;
@@ -1041,6 +1090,27 @@ static void test_nested_faults(void **state)
         memcpy(b.ram + 0x30000, "\x90\x90\x0f\x01\xd9", 5);
         expect(&b, SVM_EXIT_VMMCALL);
         assert_int_equal(at(&b), 2);
+    }
+    /* Five levels: of the guest, of the nested tables (which have the host's format), of both. */
+    for (unsigned i = 1; i < 4; i++) {
+        guest(&b, LONG, true);
+        words(&b, 0x50000)[0] = G_PML4 | 7;
+        words(&b, 0x51000)[0] = NPT_PML4 | 7;
+        if (i & 1) {
+            b.v->save.cr4 |= CR4_LA57;
+            b.v->save.cr3 = 0x50000;
+        }
+        if (i & 2) {
+            b.c->cr4 |= CR4_LA57;
+            k->ncr3 = 0x51000;
+        }
+        words(&b, NPT_PT)[G_DATA >> 12] = 0;
+        b.v->save.rax = G_DATA;
+        CODE_BYTES(&b, "\x8a\x00");
+        expect(&b, SVM_EXIT_NPF);
+        assert_int_equal(k->exitinfo2, G_DATA);
+        assert_int_equal(at(&b), 0);
+        b.c->cr4 &= ~CR4_LA57;
     }
     /* Guest mode execute trap: a user page of the nested tables is data to the guest's supervisor. */
     guest(&b, LONG, true);
@@ -1394,6 +1464,7 @@ int main(void)
         cmocka_unit_test(test_injection),
         cmocka_unit_test(test_virtual_interrupts),
         cmocka_unit_test(test_physical_interrupts),
+        cmocka_unit_test(test_other_signals),
         cmocka_unit_test(test_virtual_nmi),
         cmocka_unit_test(test_nested_faults),
         cmocka_unit_test(test_asid),
