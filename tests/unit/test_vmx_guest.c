@@ -95,7 +95,8 @@ static void test_modes(void **state)
 /* The older models: no unrestricted guest, no EPT. */
 static void test_models(void **state)
 {
-    static const char *const models[] = {"nehalem", "icelake-server", "icelake-server,-ept", "icelake-server,-vpid"};
+    static const char *const models[] = {"penryn", "nehalem", "icelake-server", "icelake-server,-ept",
+                                         "icelake-server,-vpid"};
     for (unsigned i = 0; i < ARRAY_LEN(models); i++) {
         struct rig *r = start(models[i], RIG_LONG);
         CODE(r, 0xb9, 0x05, 0x00, 0x00, 0x00, 0x0f, 0xa2, 0xf4);
@@ -1185,9 +1186,54 @@ static void test_posted(void **state)
     rig_destroy(r);
 }
 
+/* PAE paging: PDPTEs from the VMCS under EPT, from memory without it; what the guest loads is saved. */
+static void test_pae(void **state)
+{
+    static const char *const models[] = {"max", "icelake-server,-ept"};
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig *r = start(models[i], RIG_PAGED32);
+        enum { PDPT = 0x24000 };
+        bool ept = i == 0;
+        /* mov eax, [0x600000]; hlt; mov cr3, ebx; hlt */
+        CODE(r, 0xa1, 0, 0, 0x60, 0, 0xf4, 0x0f, 0x22, 0xdb, 0xf4);
+        rig_store(r, 0x600000, 0x4711);
+        set(r, VMCS_GUEST_CR4, CR4_PAE);
+        rig_w(r, VMCS_GUEST_CR3, PDPT);
+        rig_store(r, PDPT, ept ? 0 : RIG_GUEST_PD | 1);
+        for (unsigned n = 1; n < 8; n++)
+            rig_store(r, PDPT + 8 * n, 0);
+        if (ept) {
+            rig_w(r, VMCS_GUEST_PDPTE0, RIG_GUEST_PD | 1);
+            rig_w(r, VMCS_GUEST_PDPTE1, 0);
+            rig_w(r, VMCS_GUEST_PDPTE2, 0);
+            rig_w(r, VMCS_GUEST_PDPTE3, 0);
+        }
+        expect_exit(r, VMX_REASON_HLT);
+        assert_int_equal(r->c->gpr[GPR_RAX], 0x4711);
+        /* MOV to CR3 loads them anew. */
+        rig_store(r, PDPT + 0x20, RIG_GUEST_PD | 1);
+        rig_store(r, PDPT + 0x28, RIG_GUEST_PD | 0x1001);
+        r->c->gpr[GPR_RBX] = PDPT + 0x20;
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 6);
+        expect_exit(r, VMX_REASON_HLT);
+        expect_field(r, GUEST_CR3, PDPT + 0x20);
+        if (ept)
+            expect_field(r, GUEST_PDPTE1, RIG_GUEST_PD | 0x1001);
+        /* A reserved bit: the entry fails. */
+        if (ept)
+            rig_w(r, VMCS_GUEST_PDPTE2, 1 | BIT(1));
+        else
+            rig_store(r, PDPT + 0x30, 1 | BIT(1));
+        expect_exit(r, VMX_REASON_ENTRY_FAILURE | VMX_REASON_ENTRY_FAILURE_GUEST_STATE);
+        expect_field(r, EXIT_QUALIFICATION, VMX_ENTRY_FAILURE_PDPTE);
+        rig_destroy(r);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pae),
         cmocka_unit_test(test_apic_access),
         cmocka_unit_test(test_virtual_interrupts),
         cmocka_unit_test(test_posted),

@@ -226,7 +226,8 @@ static void test_walk(void **state)
     rng_state = seed ? strtoull(seed, NULL, 0) | 1 : 0x243f6a8885a308d3;
     walk("max", entries / 2);
     walk("icelake-server,-vpid", entries / 4);
-    walk("nehalem", entries / 4);
+    walk("nehalem", entries / 8);
+    walk("penryn", entries / 8);
 }
 
 int main(void)

@@ -124,6 +124,13 @@ static inline uint64_t rig_r(struct rig *r, uint32_t field)
     return v;
 }
 
+/* Where the model has the field. */
+static inline void rig_w_if(struct rig *r, uint32_t field, uint64_t v)
+{
+    if (r->x->caps.field[vmcs_slot_of(field)])
+        rig_w(r, field, v);
+}
+
 enum rig_mode { RIG_REAL, RIG_PROT16, RIG_PROT32, RIG_PAGED32, RIG_V86, RIG_LONG };
 
 static inline void rig_tables(struct rig *r)
@@ -209,13 +216,13 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
     rig_w(r, VMCS_PIN_CONTROLS, caps->pin.must);
     rig_w(r, VMCS_PROC_CONTROLS,
           caps->proc.must | VMX_PROC_HLT_EXITING | (proc2 ? (uint32_t)VMX_PROC_ACTIVATE_SECONDARY_CONTROLS : 0));
-    rig_w(r, VMCS_PROC2_CONTROLS, proc2);
+    rig_w_if(r, VMCS_PROC2_CONTROLS, proc2);
     rig_w(r, VMCS_EXIT_CONTROLS,
-          caps->exit.must | VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER | VMX_EXIT_LOAD_EFER |
-              VMX_EXIT_SAVE_DEBUG_CONTROLS);
+          caps->exit.must | (caps->exit.may & (VMX_EXIT_HOST_ADDRESS_SPACE_SIZE | VMX_EXIT_SAVE_EFER |
+                                               VMX_EXIT_LOAD_EFER | VMX_EXIT_SAVE_DEBUG_CONTROLS)));
     rig_w(r, VMCS_ENTRY_CONTROLS,
-          caps->entry.must | VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS |
-              (mode == RIG_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0));
+          caps->entry.must | (caps->entry.may & (VMX_ENTRY_LOAD_EFER | VMX_ENTRY_LOAD_DEBUG_CONTROLS |
+                                                 (mode == RIG_LONG ? VMX_ENTRY_IA32E_MODE_GUEST : 0))));
     if (proc2 & VMX_PROC2_ENABLE_VPID)
         rig_w(r, VMCS_VPID, 1);
     if (proc2 & VMX_PROC2_ENABLE_EPT)
@@ -225,7 +232,7 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
     rig_w(r, VMCS_HOST_CR0, c->cr0);
     rig_w(r, VMCS_HOST_CR3, c->cr3);
     rig_w(r, VMCS_HOST_CR4, c->cr4);
-    rig_w(r, VMCS_HOST_EFER, c->efer);
+    rig_w_if(r, VMCS_HOST_EFER, c->efer);
     rig_w(r, VMCS_HOST_CS_SELECTOR, 8);
     rig_w(r, VMCS_HOST_SS_SELECTOR, 0x10);
     rig_w(r, VMCS_HOST_DS_SELECTOR, 0x10);
@@ -249,7 +256,7 @@ static inline void rig_vmcs(struct rig *r, enum rig_mode mode)
           mode == RIG_LONG                         ? RIG_GUEST_PML4
           : mode == RIG_PAGED32 || mode == RIG_V86 ? RIG_GUEST_PD32
                                                    : 0);
-    rig_w(r, VMCS_GUEST_EFER, mode == RIG_LONG ? EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE : 0);
+    rig_w_if(r, VMCS_GUEST_EFER, mode == RIG_LONG ? EFER_LME | EFER_LMA | EFER_SCE | EFER_NXE : 0);
     rig_w(r, VMCS_GUEST_DR7, 0x400);
     for (unsigned i = 0; i <= SEG_GS; i++)
         switch (mode) {
