@@ -45,18 +45,19 @@ enum {
 };
 enum { FL_ARITH = FL_CF | FL_PF | FL_AF | FL_ZF | FL_SF | FL_OF, FL_RF = 1 << 16, FL_AC = 1 << 18, FL_ID = 1 << 21 };
 
-/* Segments of the LDT that DS, ES and SS may have outside of 64-bit mode, on both sides: (selector, base, limit in bytes,
- * access rights as in the VMCS, may SS have it). Kind 0 is flat. The 16-bit code segment is the LDT's first entry. */
+/* Segments of the LDT that DS, ES and SS may have outside of 64-bit mode, on both sides: (selector, base, limit in
+ * bytes, access rights as in the VMCS, may SS have it). Kind 0 is flat. The 16-bit code segment is the LDT's first
+ * entry. */
 #define DIFF_SEGMENTS(X)                                                                                               \
-    X(DIFF_DS, 0, 0xffffffff, 0xc0f3, true)                  /* flat */                                                \
-    X(0x0f, DIFF_DATA, 0x27ff, 0x40f3, true)                 /* read-write, a limit within */                          \
-    X(0x17, DIFF_DATA - 0x1000, 0x17ff, 0x40f7, true)        /* expand-down to 4 GiB */                                \
-    X(0x1f, DIFF_DATA + 0x100, 0x1fff, 0x40f1, false)        /* read-only */                                           \
-    X(0x27, DIFF_DATA, 0x1fff, 0x00f3, true)                 /* 16-bit */                                              \
-    X(0x2f, DIFF_DATA - 0x8000, 0x87ff, 0x00f7, true)        /* expand-down to 64 KiB */                               \
-    X(0x37, DIFF_DATA, 0x2fff, 0x40fb, false)                /* readable code */                                       \
-    X(0x3f, DIFF_DATA + 0x10, 0xffffffff, 0xc0f3, true)      /* 4 GiB from elsewhere: offsets wrap */                  \
-    X(0, 0, 0, 0x10000, false)                               /* null */
+    X(DIFF_DS, 0, 0xffffffff, 0xc0f3, true)             /* flat */                                                     \
+    X(0x0f, DIFF_DATA, 0x27ff, 0x40f3, true)            /* read-write, a limit within */                               \
+    X(0x17, DIFF_DATA - 0x1000, 0x17ff, 0x40f7, true)   /* expand-down to 4 GiB */                                     \
+    X(0x1f, DIFF_DATA + 0x100, 0x1fff, 0x40f1, false)   /* read-only */                                                \
+    X(0x27, DIFF_DATA, 0x1fff, 0x00f3, true)            /* 16-bit */                                                   \
+    X(0x2f, DIFF_DATA - 0x8000, 0x87ff, 0x00f7, true)   /* expand-down to 64 KiB */                                    \
+    X(0x37, DIFF_DATA, 0x2fff, 0x40fb, false)           /* readable code */                                            \
+    X(0x3f, DIFF_DATA + 0x10, 0xffffffff, 0xc0f3, true) /* 4 GiB from elsewhere: offsets wrap */                       \
+    X(0, 0, 0, 0x10000, false)                          /* null */
 struct diff_segment {
     uint16_t sel;
     uint32_t base, limit, ar;
@@ -91,12 +92,17 @@ struct dstate {
 };
 
 #define DIFF_CODE_FILL 0xcc
+#define DIFF_SEQUENCE  10 /* instructions in a sequence, at most */
 struct dcase {
     struct dstate in;
-    uint8_t bytes[24];
+    uint8_t bytes[160];
     unsigned len;         /* bytes given */
     unsigned code_offset; /* where in the code pages */
     bool step;            /* TF */
+    /* A sequence: where each instruction begins, and which flags are undefined there; one more entry for the end. */
+    unsigned count;
+    uint8_t at[DIFF_SEQUENCE + 1];
+    uint32_t undefined[DIFF_SEQUENCE + 1];
     /* What is compared; filled by the generator. */
     uint64_t flags_mask;
     uint16_t fsw_mask;

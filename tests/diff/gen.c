@@ -555,9 +555,10 @@ struct gen *diff_gen_new(bool low_ok, bool segments)
     ZydisDecoderInit(&g->dec[MODE64], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     ZydisDecoderInit(&g->dec[MODE32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     ZydisDecoderInit(&g->dec[MODE16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_32);
-    static const char *const order[] = {"alu",   "shift", "muldiv", "bcd",    "bits",  "exchange",   "move", "cond",
-                                        "flags", "stack", "flow",   "string", "misc",  "x87",        "mmx",  "sse",
-                                        "sse2",  "sse3",  "sse4",   "aes",    "xsave", "privileged", "ud"};
+    static const char *const order[] = {"alu",        "shift", "muldiv",   "bcd",       "bits",   "exchange", "move",
+                                        "cond",       "flags", "stack",    "flow",      "string", "misc",     "x87",
+                                        "mmx",        "sse",   "sse2",     "sse3",      "sse4",   "aes",      "xsave",
+                                        "privileged", "ud",    "sequence", "fpsequence"};
     for (unsigned i = 0; i < sizeof order / sizeof *order; i++)
         family(g, order[i]);
     for (unsigned mode = 0; mode < MODE_COUNT; mode++)
@@ -609,6 +610,8 @@ const char *diff_family_name(const struct gen *g, unsigned f)
 }
 unsigned diff_family_templates(const struct gen *g, unsigned f, enum diff_mode mode)
 {
+    if (strstr(g->fam[f].name, "sequence"))
+        return 1;
     return g->fam[f].count[mode];
 }
 
@@ -1092,14 +1095,202 @@ static void seed_case(struct rng *r, unsigned family, enum diff_mode mode, uint6
     rng_seed(r, seed * 0x100000001b3 ^ ((uint64_t)family << 58 | (uint64_t)mode << 56) ^ index);
 }
 
+/* --- sequences: what single instructions can't show: flags that are computed late, operations that are fused, blocks
+ * ------------ */
+
+/* The flags that the instruction leaves undefined; false: it has no place in a sequence. */
+static bool sequence_flags(const struct insn *x, uint32_t undefined, uint32_t *after)
+{
+    uint32_t tested = 0, written = 0, undef = 0;
+    if (x->i.cpu_flags) {
+        tested = x->i.cpu_flags->tested;
+        undef = x->i.cpu_flags->undefined;
+        written = x->i.cpu_flags->modified | x->i.cpu_flags->set_0 | x->i.cpu_flags->set_1;
+    }
+    switch (x->i.mnemonic) {
+#define UNDEFINED(m, f)                                                                                                \
+    case ZYDIS_MNEMONIC_##m:                                                                                           \
+        undef |= (uint32_t)(f);                                                                                        \
+        break;
+#include "tests/diff/rules.def"
+    default: break;
+    }
+    switch (x->i.mnemonic) {
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR:
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD: {
+        const ZydisDecodedOperand *k = &x->op[x->i.operand_count_visible - 1];
+        if (k->type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+            return false;
+        unsigned count = (unsigned)k->imm.value.u & (x->i.operand_width == 64 ? 63 : 31);
+        if (count >= x->i.operand_width)
+            return false;
+        bool rotate = x->i.mnemonic != ZYDIS_MNEMONIC_SHL && x->i.mnemonic != ZYDIS_MNEMONIC_SHR &&
+                      x->i.mnemonic != ZYDIS_MNEMONIC_SAR && x->i.mnemonic != ZYDIS_MNEMONIC_SHLD &&
+                      x->i.mnemonic != ZYDIS_MNEMONIC_SHRD;
+        written = count == 0 ? 0 : rotate ? FL_CF | FL_OF : FL_ARITH;
+        undef = count == 0 ? 0 : (rotate ? 0 : FL_AF) | (count > 1 ? FL_OF : 0);
+        break;
+    }
+    case ZYDIS_MNEMONIC_BSWAP:
+        if (x->i.operand_width == 16)
+            return false;
+        break;
+    case ZYDIS_MNEMONIC_BSF: /* a destination that may be undefined */
+    case ZYDIS_MNEMONIC_BSR:
+    case ZYDIS_MNEMONIC_POPF: /* TF */
+    case ZYDIS_MNEMONIC_POPFD:
+    case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_PUSHF:
+    case ZYDIS_MNEMONIC_PUSHFD:
+    case ZYDIS_MNEMONIC_PUSHFQ:
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_FNSTSW:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FRSTOR: return false;
+    case ZYDIS_MNEMONIC_LAHF: tested = FL_ARITH & ~FL_OF; break;
+    default: break;
+    }
+    if (tested & undefined)
+        return false;
+    *after = ((undefined & ~written) | undef) & FL_ARITH;
+    return true;
+}
+
+/* Encodes one instruction of template t with register operands or an absolute address in the data pages. */
+static unsigned sequence_insn(const struct gen *g, struct rng *r, const struct tmpl *t, uint8_t *b, struct insn *x)
+{
+    unsigned mode = t->mode, n = 0, rex = mode == MODE64 ? rng_below(r, 8) : 0;
+    if (mode == MODE16 && t->form == FORM_MEM && !g->low)
+        return 0;
+    if (t->form == FORM_MEM)
+        rex &= 4;
+    n = put_opcode(b, t, rex, false, t->vex && t->map == 3 ? 0 : rng_below(r, mode == MODE64 ? 16 : 8));
+    unsigned reg = t->fixed_reg ? t->reg : rng_below(r, 8);
+    if (t->form == FORM_REG) {
+        b[n++] = (uint8_t)(0xc0 | reg << 3 | (t->fixed_rm ? t->rm : rng_below(r, 8)));
+    } else if (t->form == FORM_MEM) {
+        uint32_t la = (mode == MODE16 ? DIFF_LOW : DIFF_DATA) + 512 + rng_below(r, 16) * 16 +
+                      (one_in(r, 8) ? rng_below(r, 16) : 0);
+        b[n++] = (uint8_t)(reg << 3 | (mode == MODE64 ? 4 : mode == MODE32 ? 5 : 6));
+        if (mode == MODE64)
+            b[n++] = 0x25;
+        memcpy(b + n, &la, 4);
+        n += mode == MODE16 ? 2 : 4;
+    }
+    for (unsigned i = 0; i < 8; i += 4) {
+        uint32_t v = (uint32_t)(one_in(r, 2) ? rng_next(r) : interesting(r));
+        memcpy(b + n + i, &v, 4);
+    }
+    if (!decode(g, mode, b, 15, x) || skip_reason(x) || x->i.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+        return 0;
+    for (unsigned k = 0; k < x->i.operand_count; k++) { /* no implicit memory but the stack's */
+        const ZydisDecodedOperand *op = &x->op[k];
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
+            (op->mem.base != ZYDIS_REGISTER_NONE || op->mem.index != ZYDIS_REGISTER_NONE) &&
+            !(op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN && ZydisRegisterGetId(op->mem.base) == 4))
+            return 0;
+        if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (op->size > 128 || op->encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64))
+            return 0;
+        if (t->form == FORM_MEM && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+            x->i.meta.category == ZYDIS_CATEGORY_BITBYTE && k < 2) /* a bit string reaches far */
+            return 0;
+    }
+    return x->i.length;
+}
+
+static bool sequence(struct gen *g, struct rng *r, bool fp, enum diff_mode mode, struct dcase *c, uint8_t *data)
+{
+    static const char *const from[2][8] = {{"alu", "alu", "shift", "muldiv", "bits", "exchange", "move", "cond"},
+                                           {"x87", "mmx", "sse", "sse2", "sse4", "sse3", "alu", "x87"}};
+    uint32_t undefined = 0, joins[DIFF_SEQUENCE + 2] = {0};
+    unsigned n = 0, want = 2 + rng_below(r, DIFF_SEQUENCE - 2);
+    bool joined[DIFF_SEQUENCE + 2] = {false};
+    uint8_t jump_at[DIFF_SEQUENCE] = {0};
+    unsigned jump_to[DIFF_SEQUENCE] = {0}, jumps = 0;
+    unsigned fsw_undefined = 0;
+    memset(c, 0, sizeof *c);
+    while (c->count < want) {
+        struct insn x;
+        uint8_t b[24];
+        if (joined[c->count])
+            undefined |= joins[c->count];
+        c->at[c->count] = (uint8_t)n;
+        c->undefined[c->count] = undefined;
+        if (c->count && one_in(r, 4)) { /* Jcc or JMP forward, over one or two */
+            unsigned cc = rng_below(r, 17), to = c->count + 1 + rng_below(r, 3);
+            static const uint32_t tests[8] = {FL_OF, FL_CF, FL_ZF,         FL_CF | FL_ZF,
+                                              FL_SF, FL_PF, FL_SF | FL_OF, FL_SF | FL_OF | FL_ZF};
+            if (cc < 16 && tests[cc >> 1] & undefined)
+                continue;
+            to = to > want ? want : to;
+            jump_at[jumps] = (uint8_t)(n + 1), jump_to[jumps++] = to;
+            joins[to] |= undefined, joined[to] = true;
+            c->bytes[n++] = cc < 16 ? (uint8_t)(0x70 | cc) : 0xeb;
+            c->bytes[n++] = 0;
+            c->count++;
+            continue;
+        }
+        const struct family *f = family(g, from[fp][rng_below(r, 8)]);
+        const struct tmpl *t = &f->t[mode][rng_below(r, f->count[mode])];
+        unsigned len = sequence_insn(g, r, t, b, &x);
+        uint32_t after = 0;
+        if (!len || !sequence_flags(&x, undefined, &after))
+            continue;
+        if (x.i.fpu_flags)
+            fsw_undefined |= x.i.fpu_flags->undefined;
+        memcpy(c->bytes + n, b, len);
+        n += len;
+        c->count++;
+        undefined = after;
+    }
+    if (joined[c->count])
+        undefined |= joins[c->count];
+    c->at[c->count] = (uint8_t)n;
+    c->undefined[c->count] = undefined;
+    for (unsigned i = 0; i < jumps; i++)
+        c->bytes[jump_at[i]] = (uint8_t)(c->at[jump_to[i]] - jump_at[i] - 1);
+    c->len = n;
+    c->in.mode = (uint16_t)mode;
+    c->code_offset = 64 + rng_below(r, DIFF_PAGE - 256);
+    if (one_in(r, 16))
+        c->code_offset = DIFF_PAGE - rng_below(r, n); /* across pages */
+    for (int i = 0; i < (mode == MODE64 ? 16 : 8); i++)
+        c->in.gpr[i] = mode == MODE64 ? interesting(r) : interesting(r) & 0xffffffff;
+    c->in.gpr[4] = DIFF_DATA + 2048 + (rng_below(r, 4096) & ~7u);
+    c->in.rflags = 0x202 | (rng_next(r) & FL_ARITH) | (one_in(r, 4) ? FL_DF : 0);
+    random_fp(r, c->in.fx, fp ? (enum elem)rng_below(r, EL_F80 + 1) : EL_INT, mode);
+    for (unsigned i = 0; i < 272; i += 16)
+        fill(r, data + 512 + i, 16, fp ? (enum elem)rng_below(r, EL_F80 + 1) : EL_INT);
+    c->flags_mask = ~(uint64_t)undefined;
+    c->fsw_mask = (uint16_t) ~((fsw_undefined & 1 ? 1 << 8 : 0) | (fsw_undefined & 2 ? 1 << 9 : 0) |
+                               (fsw_undefined & 4 ? 1 << 10 : 0) | (fsw_undefined & 8 ? 1 << 14 : 0));
+    c->mmx = fp; /* what a faulting MMX instruction leaves of the x87 state */
+    c->loose_memory = false;
+    c->name = fp ? "fpsequence" : "sequence";
+    c->in.rip = (mode == MODE16 ? 0 : DIFF_CODE) + c->code_offset;
+    return true;
+}
+
 bool diff_gen_case(struct gen *g, unsigned family, enum diff_mode mode, uint64_t seed, uint64_t index, struct dcase *c,
                    uint8_t *data)
 {
     struct rng rr, *r = &rr;
     const struct family *f = &g->fam[family];
+    seed_case(r, family, mode, seed, index);
+    if (strstr(f->name, "sequence"))
+        return sequence(g, r, f->name[0] == 'f', mode, c, data);
     if (!f->count[mode])
         return false;
-    seed_case(r, family, mode, seed, index);
     const struct tmpl *t = &f->t[mode][index % f->count[mode]];
     memset(c, 0, sizeof *c);
 

@@ -158,7 +158,9 @@ bool diff_native_init(void)
                               .limit = pages ? g->limit >> 12 : g->limit,
                               .limit_in_pages = pages,
                               .seg_32bit = g->ar >> 14 & 1,
-                              .contents = exec ? 2 : g->ar & 4 ? 1 : 0,
+                              .contents = exec        ? 2
+                                          : g->ar & 4 ? 1
+                                                      : 0,
                               .read_exec_only = !(g->ar & 2)};
         if (syscall(SYS_modify_ldt, 1, &e, sizeof e) != 0)
             nat.cs16 = false;

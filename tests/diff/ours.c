@@ -226,7 +226,7 @@ bool diff_ours_run(struct ours *o, const struct dcase *t, struct dstate *s)
         s->cr2 = c->cr2;
     }
     store_fx(c, s->fx);
-    uint8_t fill[24];
+    uint8_t fill[sizeof t->bytes];
     memset(fill, DIFF_CODE_FILL, sizeof fill);
     mem_write(o->mem, (hpa_t){PA_CODE + t->code_offset}, fill, t->len);
     return ended;
