@@ -168,20 +168,10 @@ static void place_read(struct cpu *c, const struct place *p, void *buf, unsigned
     }
 }
 
-static void place_write(struct cpu *c, const struct place *p, const void *buf, unsigned len)
+/* A page that may hold decoded code was written. noted: how many had noted it before the write. */
+static void place_written(struct cpu *c, const struct place *p, unsigned len, unsigned noted)
 {
-    if (p->apic) {
-        if (len >= 4 && !(p->apic_offset & 3))
-            c->apic_ops->write(c->apic, p->apic_offset, load32(buf));
-        return;
-    }
     hpa_t page = HPA(p->pa.v & PAGE_BASE);
-    unsigned noted = p->host ? mem_code_noted(c->mem, page) : 0;
-    if (!p->host || !mem_host(c->mem, p->pa, len, true)) {
-        mem_write(c->mem, p->pa, buf, len);
-        return;
-    }
-    memcpy(p->host, buf, len);
     if (noted) {
         unsigned own = code_noted(c, page);
         if (own)
@@ -191,6 +181,22 @@ static void place_write(struct cpu *c, const struct place *p, const void *buf, u
     }
     if (!mem_code_noted(c->mem, page)) /* its last block is gone */
         tlb_restore_write(c->bank, p->view, p->slot, page);
+}
+
+static void place_write(struct cpu *c, const struct place *p, const void *buf, unsigned len)
+{
+    if (p->apic) {
+        if (len >= 4 && !(p->apic_offset & 3))
+            c->apic_ops->write(c->apic, p->apic_offset, load32(buf));
+        return;
+    }
+    unsigned noted = p->host ? mem_code_noted(c->mem, HPA(p->pa.v & PAGE_BASE)) : 0;
+    if (!p->host || !mem_host(c->mem, p->pa, len, true)) {
+        mem_write(c->mem, p->pa, buf, len);
+        return;
+    }
+    memcpy(p->host, buf, len);
+    place_written(c, p, len, noted);
 }
 
 /* --- accesses that may cross a page
@@ -346,6 +352,42 @@ bool op_rmw_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, unsi
         return false;
     span_read(c, &s, buf);
     return true;
+}
+
+bool op_cas_slow(struct cpu *c, const struct op *o, uint64_t la, void *seen, const void *want, unsigned size)
+{
+    struct span s;
+    if (!span_find(c, LA(la), size, cpu_data_access(c) | MMU_WRITE, &s))
+        return true; /* cannot be: op_rmw_slow() came first */
+    const struct place *p = &s.p[0];
+    bool aligned = !(la & (size - 1));
+#if defined(__x86_64__)
+    aligned = true;
+#endif
+    if (s.len[1] || size > 8 || !aligned || !p->host || !mem_host(c->mem, p->pa, size, true)) {
+        span_write(c, &s, want);
+        return true;
+    }
+    unsigned noted = mem_code_noted(c->mem, HPA(p->pa.v & PAGE_BASE));
+    bool ok;
+    switch (size) {
+#define CAS_SIZE(bits_)                                                                                                \
+    case bits_ / 8: {                                                                                                  \
+        uint##bits_##_t old = load##bits_(seen);                                                                       \
+        uint##bits_##_t was = __sync_val_compare_and_swap((uint##bits_##_t *)p->host, old, load##bits_(want));         \
+        ok = was == old;                                                                                               \
+        store##bits_(seen, was);                                                                                       \
+        break;                                                                                                         \
+    }
+        CAS_SIZE(8)
+        CAS_SIZE(16)
+        CAS_SIZE(32)
+    default: CAS_SIZE(64)
+#undef CAS_SIZE
+    }
+    if (ok)
+        place_written(c, p, size, noted);
+    return ok;
 }
 
 bool op_legacy_la(struct cpu *c, const struct op *o, uint64_t offset, unsigned size, unsigned access, uint64_t *la)

@@ -151,6 +151,8 @@ bool op_read_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, uns
 bool op_write_slow(struct cpu *c, const struct op *o, uint64_t la, const void *buf, unsigned size);
 /* Write access is checked and the present value read into buf; the write then can't fault. */
 bool op_rmw_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, unsigned size);
+/* After op_rmw_slow(): compare-and-swap, on plain memory within a page towards all processors. False: *seen is what was found instead. */
+bool op_cas_slow(struct cpu *c, const struct op *o, uint64_t la, void *seen, const void *want, unsigned size);
 
 #define OP_ACCESS(bits_)                                                                                               \
     /* Loads from a linear address (segment base added and checked). */                                               \

@@ -204,8 +204,11 @@ op_fn *select_lea(const struct decoded *d, struct op *o)
                 do                                                                                                     \
                     m = load##S(h);                                                                                    \
                 while (unlikely(CAS(S, h, m, r) != m));                                                                \
-            } else if (!op_rmw_slow(c, o, la, &m, S / 8) || !op_write_slow(c, o, la, &r, S / 8)) {                     \
-                return;                                                                                                \
+            } else {                                                                                                   \
+                if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
+                    return;                                                                                            \
+                while (unlikely(!op_cas_slow(c, o, la, &m, &r, S / 8)))                                                \
+                    ;                                                                                                  \
             }                                                                                                          \
             W(S, o->r0, m);                                                                                            \
         }                                                                                                              \
@@ -448,9 +451,9 @@ UNARY(not )
     X(cmp_rr, 16)                                                                                                      \
     X(cmp_rr, 32)                                                                                                      \
     X(cmp_rr, 64)                                                                                                      \
-    X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32) X(test_rr, 64)  \
-        X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) \
-            X(and_ri, 32)
+    X(cmp_ri, 8)                                                                                                       \
+    X(cmp_ri, 16) X(cmp_ri, 32) X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32) X(test_rr, 64) X(test_ri, 8) \
+        X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
 #define DEFINE_FUSED_CC(cc)                                                                                            \
     FUSED_COMPARE(8, cmp_rr, R(8, o->r1), cc)                                                                          \
     FUSED_COMPARE(16, cmp_rr, R(16, o->r1), cc)                                                                        \
@@ -518,9 +521,9 @@ bool op_fuse_branch(struct op *first, const struct op *branch)
             } else {                                                                                                   \
                 if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
                     return;                                                                                            \
-                r = (U(S))(m + b);                                                                                     \
-                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
-                    return;                                                                                            \
+                do                                                                                                     \
+                    r = (U(S))(m + b);                                                                                 \
+                while (unlikely(!op_cas_slow(c, o, la, &m, &r, S / 8)));                                               \
             }                                                                                                          \
             calc_add##S(c, m, b);                                                                                      \
             W(S, o->r0, m);                                                                                            \
@@ -551,9 +554,9 @@ bool op_fuse_branch(struct op *first, const struct op *branch)
             } else { /* the destination is written in any case */                                                      \
                 if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
                     return;                                                                                            \
-                r = m == acc ? b : m;                                                                                  \
-                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
-                    return;                                                                                            \
+                do                                                                                                     \
+                    r = m == acc ? b : m;                                                                              \
+                while (unlikely(!op_cas_slow(c, o, la, &m, &r, S / 8)));                                               \
             }                                                                                                          \
             if (calc_sub##S(c, acc, m) != 0)                                                                           \
                 W(S, 8 * GPR_RAX, m);                                                                                  \
@@ -585,9 +588,10 @@ void op_cmpxchg8b(struct cpu *c, const struct op *o)
         } else {
             if (!op_rmw_slow(c, o, la, &m, 8))
                 return;
-            uint64_t r = m == expect ? b : m;
-            if (!op_write_slow(c, o, la, &r, 8))
-                return;
+            uint64_t r;
+            do
+                r = m == expect ? b : m;
+            while (unlikely(!op_cas_slow(c, o, la, &m, &r, 8)));
         }
         if (m != expect) {
             c->gpr[GPR_RAX] = (uint32_t)m;

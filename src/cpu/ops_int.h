@@ -159,8 +159,8 @@ INLINE unsigned decoded_log2(const struct decoded *d, unsigned i)
     }
 
 /* May the host do an atomic access of this size there? x86 can anywhere.
- * DEVIATION: on other hosts a misaligned locked access, and on all of them one that crosses a page or goes to a page
- * that holds decoded code, is atomic towards this processor alone. */
+ * DEVIATION: on other hosts a misaligned locked access, and on all of them one that crosses a page (and CMPXCHG16B on a
+ * page that holds decoded code), is atomic towards this processor alone. */
 INLINE bool host_atomic(uint64_t la, unsigned size)
 {
 #if defined(__x86_64__)
@@ -177,12 +177,12 @@ INLINE bool host_atomic(uint64_t la, unsigned size)
     {                                                                                                                  \
         {                                                                                                              \
             uint64_t la;                                                                                               \
+            const uint64_t cv_before = c->lf_cv; /* ADC, SBB, INC, DEC take CF from it */                              \
             U(S) m, r;                                                                                                 \
             if (!op_la(c, o, S / 8, MMU_WRITE, &la))                                                                   \
                 return;                                                                                                \
             uint8_t *h = op_host(c, la, S / 8, MMU_WRITE);                                                             \
             if (likely(h && host_atomic(la, S / 8))) {                                                                 \
-                const uint64_t cv_before = c->lf_cv; /* ADC, SBB, INC, DEC take CF from it */                          \
                 do {                                                                                                   \
                     c->lf_cv = cv_before;                                                                              \
                     m = load##S(h);                                                                                    \
@@ -191,9 +191,10 @@ INLINE bool host_atomic(uint64_t la, unsigned size)
             } else {                                                                                                   \
                 if (!op_rmw_slow(c, o, la, &m, S / 8))                                                                 \
                     return;                                                                                            \
-                BODY;                                                                                                  \
-                if (!op_write_slow(c, o, la, &r, S / 8))                                                               \
-                    return;                                                                                            \
+                do {                                                                                                   \
+                    c->lf_cv = cv_before;                                                                              \
+                    BODY;                                                                                              \
+                } while (unlikely(!op_cas_slow(c, o, la, &m, &r, S / 8)));                                             \
             }                                                                                                          \
         }                                                                                                              \
         NEXT(c, o);                                                                                                    \

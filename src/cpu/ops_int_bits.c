@@ -276,9 +276,9 @@ SHD(shrd)
                 } else {                                                                                               \
                     if (!op_rmw_slow(c, o, la, &m, S / 8))                                                             \
                         return;                                                                                        \
-                    r = (U(S))CALC(m, b);                                                                              \
-                    if (!op_write_slow(c, o, la, &r, S / 8))                                                           \
-                        return;                                                                                        \
+                    do                                                                                                 \
+                        r = (U(S))CALC(m, b);                                                                          \
+                    while (unlikely(!op_cas_slow(c, o, la, &m, &r, S / 8)));                                           \
                 }                                                                                                      \
             }                                                                                                          \
             flags_set_cf(c, m &b);                                                                                     \

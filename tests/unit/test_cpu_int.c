@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "src/cpu/code.h"
@@ -407,6 +408,41 @@ static void test_cross_modifying(void **state)
     cpu_destroy(b);
 }
 
+static void *run_thread(void *c)
+{
+    cpu_run(c, 3 * 20000 + 10);
+    return NULL;
+}
+/* Two processors on two threads count in one place by LOCK INC: beside the code that they run, where writes take the
+ * long way, and in a page of data. */
+static void test_locked(void **state)
+{
+    struct env *e = *state;
+    struct cpu *c[2] = {e->c, cpu_create(e->m, &e->model, 1)};
+    assert_non_null(c[1]);
+    LOAD(e, CODE, 0xf0, 0x48, 0xff, 0x06, 0x48, 0xff, 0xc9, 0x75, 0xf7, 0xeb,
+         0xfe); /* lock inc qword [rsi]; dec rcx; jne; jmp $ */
+    c[1]->cr0 = c[0]->cr0, c[1]->cr4 = c[0]->cr4, c[1]->efer = c[0]->efer, c[1]->cr3 = c[0]->cr3, c[1]->cpl = 0;
+    memcpy(c[1]->seg, c[0]->seg, sizeof c[1]->seg);
+    c[1]->activity = ACTIVITY_ACTIVE;
+    cpu_update_translation(c[1]);
+    for (unsigned k = 0; k < 2; k++) {
+        uint64_t counter = k ? DATA : CODE + 0x800;
+        pthread_t t[2];
+        put64(e, counter, 0);
+        for (unsigned i = 0; i < 2; i++) {
+            c[i]->rip = CODE;
+            c[i]->gpr[GPR_RSI] = counter;
+            c[i]->gpr[GPR_RCX] = 20000;
+            assert_int_equal(pthread_create(&t[i], NULL, run_thread, c[i]), 0);
+        }
+        for (unsigned i = 0; i < 2; i++)
+            pthread_join(t[i], NULL);
+        assert_int_equal(get64(e, counter), 40000);
+    }
+    cpu_destroy(c[1]);
+}
+
 /* Data on a page that holds code: writes that hit no block leave the blocks alone. */
 static void test_data_beside_code(void **state)
 {
@@ -567,6 +603,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_compare_and_branch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_write, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cross_modifying, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_locked, setup, teardown),
         cmocka_unit_test_setup_teardown(test_data_beside_code, setup, teardown),
         cmocka_unit_test_setup_teardown(test_page_crossing, setup, teardown),
         cmocka_unit_test_setup_teardown(test_fault_in_block, setup, teardown),
