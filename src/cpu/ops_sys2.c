@@ -513,6 +513,8 @@ op_fn *select_out(const struct decoded *d, struct op *o)
     return decoded_is_imm(d, 0) ? op_out_imm : op_out_dx;
 }
 
+#define IO_ROUNDS_MAX 1024u /* iterations before the clock is looked at */
+
 /* INS and OUTS: one iteration is a whole instruction for faults, exits and interrupts (SDM 2, "REP"). */
 static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
 {
@@ -521,6 +523,7 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
     const unsigned index = in ? GPR_RDI : GPR_RSI;
     const unsigned seg = in ? (c->mode == MODE_64 ? SEG_NONE : SEG_ES) : o->seg;
     const uint16_t port = (uint16_t)c->gpr[GPR_RDX];
+    unsigned rounds = 0;
     for (;;) {
         uint64_t count = c->gpr[GPR_RCX] & mask, la;
         uint8_t raw[4];
@@ -562,12 +565,11 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
             c->gpr[GPR_RCX] = (count - 1) & mask;
         if (count == 1)
             break;
-        if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED))) {
-            c->cur = o;
-            cpu_sync(c);
+        if (++rounds == IO_ROUNDS_MAX || unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED))) {
             c->rflags_rest |= FLAG_RF; /* as in ops_string.c */
-            c->rf_at = c->icount;
-            return;
+            c->rf_at = c->icount + o->n + 1;
+            c->rip = (c->gpr[GPR_BLOCK] + o->ip) & c->ip_mask;
+            END(c, o);
         }
     }
     END_NEXT(c, o);
