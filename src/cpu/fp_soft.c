@@ -387,10 +387,10 @@ enum fp_order fp_compare(struct fp_env *e, const struct fp_num *a, const struct 
         return b->sign ? FP_GREATER : FP_LESS;
     if (b->cls == FPC_ZERO || a->sign != b->sign)
         return a->sign ? FP_LESS : FP_GREATER;
-    int d = a->cls != b->cls   ? (a->cls == FPC_INF ? 1 : -1)
+    int d = a->cls != b->cls    ? (a->cls == FPC_INF ? 1 : -1)
             : a->cls == FPC_INF ? 0
-            : a->exp != b->exp ? (a->exp > b->exp ? 1 : -1)
-                               : (a->sig > b->sig) - (a->sig < b->sig);
+            : a->exp != b->exp  ? (a->exp > b->exp ? 1 : -1)
+                                : (a->sig > b->sig) - (a->sig < b->sig);
     if (!d)
         return FP_EQUAL;
     return (d < 0) ^ a->sign ? FP_LESS : FP_GREATER;
@@ -488,7 +488,7 @@ static bool takes_first(struct fp_env *e, enum fp_op op, const struct fp_num *a,
     uint##bits##_t fp##bits##_from_int(struct fp_env *e, int64_t a)                                                    \
     {                                                                                                                  \
         struct fp_num n = fp_from_int(a);                                                                              \
-        if (n.cls == FPC_NORMAL)                                                                                        \
+        if (n.cls == FPC_NORMAL)                                                                                       \
             n = fp_round_num(e, &fp_f##bits, n.sign, n.exp, (u128)n.sig << 64);                                        \
         return pack##bits(&n);                                                                                         \
     }                                                                                                                  \
