@@ -25,7 +25,7 @@
 #if defined(__x86_64__)
 
 struct state {
-    uint8_t fx[512] __attribute__((aligned(64)));
+    uint8_t fx[512] __attribute__((aligned(4096))); /* a state lies in one page: it has no slow path to memory */
     uint64_t rax, rcx, rflags;
     uint8_t vector; /* 0: none */
     uint8_t mem[1024] __attribute__((aligned(64)));
