@@ -236,7 +236,8 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
         NEXT(c, o);
     if (compares)
         c->lf_res = res, c->lf_cv = cv, c->lf_aux = aux;
-    /* An event that comes between iterations pushes RF (SDM volume 3B, "Instruction-Breakpoint Exception Condition"). */
+    /* An event that comes between iterations pushes RF (SDM volume 3B, "Instruction-Breakpoint Exception Condition").
+     */
     c->rflags_rest |= FLAG_RF;
     c->rf_at = c->icount + o->n + 1;
     c->rip = (c->gpr[GPR_BLOCK] + o->ip) & c->ip_mask;
