@@ -148,7 +148,9 @@ static void disturb(struct vmcb *v)
 static void test_random(void **state)
 {
     const char *env = getenv("VMENTER_RANDOM");
-    unsigned long count = env ? strtoul(env, NULL, 0) : 3000, entered = 0, refused = 0;
+    const char *from = getenv("VMENTER_RANDOM_FROM");
+    unsigned long first = from ? strtoul(from, NULL, 0) : 0, count = env ? strtoul(env, NULL, 0) : 3000, entered = 0,
+                  refused = 0;
     struct model model;
     assert_true(model_parse(&model, "max-amd", NULL, 0));
     struct mem *mem = mem_create();
@@ -159,8 +161,7 @@ static void test_random(void **state)
     uint8_t *ram = mem_host(mem, HPA(0), RAM, true);
     struct vmcb *v = (struct vmcb *)(void *)(ram + VMCB_PA);
 
-    const char *from = getenv("VMENTER_RANDOM_FROM");
-    for (unsigned long i = from ? strtoul(from, NULL, 0) : 0; i < count; i++) {
+    for (unsigned long i = first; i < first + count; i++) {
         seed = 0x1000 + i;
         words(ram, PML4)[0] = PDPT | 7;
         words(ram, PDPT)[0] = 0x87;
