@@ -989,7 +989,7 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
                 x.op[k].size > 128)
                 c->loose_fault = true;
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_MEMORY && x.op[k].size == 80)
-                c->loose_memory = true; /* stored in two parts */
+                c->loose_memory = c->loose_fault = true; /* accessed in two parts */
             if (x.op[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
                 ZydisRegisterGetClass(x.op[k].reg.value) == ZYDIS_REGCLASS_MMX)
                 c->mmx = true;

@@ -197,6 +197,17 @@ static unsigned compare(const struct run *r, const struct dstate *a, const struc
         DIFFER(d, "mxcsr: native %08x, ours %08x\n", am, om);
     if (fault && c->mmx)
         return d->n;
+    if (c->in.mode == MODE64 && !fault) { /* XSAVE's 64-bit form has them whole */
+        uint64_t ap[2], op[2];
+        memcpy(ap, a->fx + FX_FIP, 16), memcpy(op, o->fx + FX_FIP, 16);
+        if (ap[0] != op[0])
+            DIFFER(d, "x87 FIP: native %llx, ours %llx\n", ULL(ap[0]), ULL(op[0]));
+        if (ap[1] != op[1])
+            DIFFER(d, "x87 FDP: native %llx, ours %llx\n", ULL(ap[1]), ULL(op[1]));
+        if (memcmp(a->fx + FX_FOP, o->fx + FX_FOP, 2) != 0)
+            DIFFER(d, "x87 FOP: native %02x%02x, ours %02x%02x\n", a->fx[FX_FOP + 1], a->fx[FX_FOP], o->fx[FX_FOP + 1],
+                   o->fx[FX_FOP]);
+    }
     uint16_t an, on;
     memcpy(&an, a->fx, 2), memcpy(&on, o->fx, 2);
     if (an != on)

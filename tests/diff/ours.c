@@ -170,6 +170,9 @@ static void store_fx(const struct cpu *c, uint8_t *fx)
         memcpy(fx + FX_ST + 16 * i, &r->frac, 8);
         memcpy(fx + FX_ST + 16 * i + 8, &r->sexp, 2);
     }
+    memcpy(fx + FX_FOP, &c->x87.fop, 2);
+    memcpy(fx + FX_FIP, &c->x87.fip, 8);
+    memcpy(fx + FX_FDP, &c->x87.fdp, 8);
     memcpy(fx + FX_MXCSR, &c->mxcsr, 4);
     for (unsigned i = 0; i < 16; i++)
         memcpy(fx + FX_XMM + 16 * i, &c->v[i], 16);
