@@ -92,7 +92,7 @@ struct dstate {
 };
 
 #define DIFF_CODE_FILL 0xcc
-#define DIFF_SEQUENCE  10 /* instructions in a sequence, at most */
+#define DIFF_SEQUENCE  12 /* instructions in a sequence, at most */
 struct dcase {
     struct dstate in;
     uint8_t bytes[160];

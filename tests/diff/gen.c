@@ -1213,7 +1213,10 @@ static bool sequence(struct gen *g, struct rng *r, bool fp, enum diff_mode mode,
     static const char *const from[2][8] = {{"alu", "alu", "shift", "muldiv", "bits", "exchange", "move", "cond"},
                                            {"x87", "mmx", "sse", "sse2", "sse4", "sse3", "alu", "x87"}};
     uint32_t undefined = 0, joins[DIFF_SEQUENCE + 2] = {0};
-    unsigned n = 0, want = 2 + rng_below(r, DIFF_SEQUENCE - 2);
+    unsigned n = 0, want = 2 + rng_below(r, DIFF_SEQUENCE - 4);
+    bool loop = (mode != MODE16 || g->low) && one_in(r, 2);
+    if (loop) /* the counter leaves CF as the round before had it */
+        undefined = FL_CF;
     bool joined[DIFF_SEQUENCE + 2] = {false};
     uint8_t jump_at[DIFF_SEQUENCE] = {0};
     unsigned jump_to[DIFF_SEQUENCE] = {0}, jumps = 0;
@@ -1252,6 +1255,30 @@ static bool sequence(struct gen *g, struct rng *r, bool fp, enum diff_mode mode,
         n += len;
         c->count++;
         undefined = after;
+    }
+    if (loop) { /* DEC of a counter in memory, JNZ to the start */
+        uint32_t la = (mode == MODE16 ? DIFF_LOW : DIFF_DATA) + 256;
+        unsigned w = mode == MODE16 ? 2 : 4;
+        if (joined[c->count])
+            undefined |= joins[c->count];
+        c->at[c->count] = (uint8_t)n;
+        c->undefined[c->count++] = undefined;
+        c->bytes[n++] = 0xff;
+        c->bytes[n++] = mode == MODE64 ? 0x0c : mode == MODE32 ? 0x0d : 0x0e;
+        if (mode == MODE64)
+            c->bytes[n++] = 0x25;
+        memcpy(c->bytes + n, &la, w);
+        n += w;
+        undefined &= FL_CF;
+        c->at[c->count] = (uint8_t)n;
+        c->undefined[c->count++] = undefined;
+        int32_t back = -(int32_t)(n + 2 + w);
+        c->bytes[n++] = 0x0f;
+        c->bytes[n++] = 0x85;
+        memcpy(c->bytes + n, &back, w);
+        n += w;
+        uint32_t rounds = 1 + rng_below(r, 60);
+        memcpy(data + 256, &rounds, 4);
     }
     if (joined[c->count])
         undefined |= joins[c->count];
