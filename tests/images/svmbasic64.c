@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * svmbasic64.c: SVM through the native intrinsics: instructions' faults, consistency checks, intercepts with their EXITINFO,
- * event injection, virtual interrupts, GIF, VMLOAD and VMSAVE, nested paging. APM volume 2, "Secure Virtual Machine".
+ * svmbasic64.c: SVM through the native intrinsics: instructions' faults, consistency checks, intercepts with their
+ * EXITINFO, event injection, virtual interrupts, GIF, VMLOAD and VMSAVE, nested paging. APM volume 2, "Secure Virtual
+ * Machine".
  */
 #include "rt.h"
 #include <vmenter/enter.h>
