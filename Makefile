@@ -38,7 +38,9 @@ comma := ,
 SANFLAGS := $(if $(SAN),-fsanitize=address$(comma)undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
 CPPFLAGS += -Iinclude -I. -DVMENTER_BUILDING -D_GNU_SOURCE
 CFLAGS_ALL = -std=gnu11 $(OPT) -g $(WARN) $(CODEGEN) $(SANFLAGS) $(CFLAGS)
-LDLIBS_ALL = -lZydis -lpthread -lm
+# 16-byte compare-and-swap is a call where the target has no instruction for it that every processor has.
+TARGET := $(shell $(CC) -dumpmachine 2>/dev/null)
+LDLIBS_ALL = -lZydis -lpthread -lm $(if $(findstring x86_64,$(TARGET)),,-latomic)
 
 # --- sources: a new file in a room is built without a line here -------------------------------------------------
 ROOMS := base arch mem mmu cpu vmx svm jit dev machine hosted gdb
