@@ -92,8 +92,8 @@ static const struct {
 #undef N
 };
 /* What this processor does not execute yet. */
-static const enum feature absent[] = {FEATURE_cr8_legacy, FEATURE_avx,    FEATURE_avx2, FEATURE_fma,
-                                      FEATURE_f16c,       FEATURE_sha_ni, FEATURE_gfni, FEATURE_vaes,
+static const enum feature absent[] = {FEATURE_cr8_legacy, FEATURE_avx,   FEATURE_avx2, FEATURE_fma,
+                                      FEATURE_f16c,       FEATURE_avic,  FEATURE_gfni, FEATURE_vaes,
                                       FEATURE_vpclmulqdq, FEATURE_mwaitx};
 
 const struct model *model_get(unsigned index)

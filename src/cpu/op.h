@@ -5,10 +5,11 @@
  * A handler is `void f(struct cpu *c, const struct op *o)` and ends in one of these ways:
  *   NEXT(c, o);      goes on with the following operation of the block (a tail call)
  *   END(c, o);       the block ends here with rip already set by the handler (branches); o is counted as retired
- *   END_NEXT(c, o);  the block ends here, rip becomes that of the next instruction (anything that changes modes, paging, interrupts)
- *   return;          after something that returned false: an exception is raised or a VM exit was made
- * Before calling any function of cpu.h that may raise, a handler sets c->cur = o (the op_ memory functions do it themselves on
- * their slow path). A block holds at most OP_BLOCK_MAX operations, which bounds the depth where calls are not tail calls.
+ *   END_NEXT(c, o);  the block ends here, rip becomes that of the next instruction (anything that changes modes,
+ * paging, interrupts) return;          after something that returned false: an exception is raised or a VM exit was
+ * made Before calling any function of cpu.h that may raise, a handler sets c->cur = o (the op_ memory functions do it
+ * themselves on their slow path). A block holds at most OP_BLOCK_MAX operations, which bounds the depth where calls are
+ * not tail calls.
  *
  * An operation has one memory operand at most; string instructions have their own handlers.
  */
@@ -24,30 +25,31 @@ typedef void op_fn(struct cpu *c, const struct op *o);
 
 struct op {
     op_fn *fn;
-    int64_t disp;    /* displacement (RIP-relative: folded to be relative to the block's start, base GPR_BLOCK), or a 64-bit immediate
-                        when there is no memory operand */
-    int32_t imm;     /* immediate, sign-extended; third register operand; or what the handler's row says */
-    uint16_t ip;     /* offset of the instruction from the block's start, bytes */
-    uint8_t len;     /* of the instruction, bytes */
-    uint8_t n;       /* number of the instruction in the block, from 0 */
-    uint8_t r0, r1;  /* general registers: byte offset into gpr (AH is 1); vector, x87, mask, segment, control registers: the number */
+    int64_t disp;   /* displacement (RIP-relative: folded to be relative to the block's start, base GPR_BLOCK), or a
+                       64-bit immediate   when there is no memory operand */
+    int32_t imm;    /* immediate, sign-extended; third register operand; or what the handler's row says */
+    uint16_t ip;    /* offset of the instruction from the block's start, bytes */
+    uint8_t len;    /* of the instruction, bytes */
+    uint8_t n;      /* number of the instruction in the block, from 0 */
+    uint8_t r0, r1; /* general registers: byte offset into gpr (AH is 1); vector, x87, mask, segment, control registers:
+                       the number */
     uint8_t base, index; /* of the memory operand: index into gpr, GPR_ZERO where absent */
-    uint8_t seg;     /* segment of the memory operand; SEG_NONE in 64-bit mode unless FS or GS */
-    uint8_t scale;   /* 0-3 */
-    uint8_t size;    /* low nibble: log2 of the operand size in bytes; high nibble: log2 of the address size in bytes */
-    uint8_t flags;   /* OPF_* */
+    uint8_t seg;         /* segment of the memory operand; SEG_NONE in 64-bit mode unless FS or GS */
+    uint8_t scale;       /* 0-3 */
+    uint8_t size;  /* low nibble: log2 of the operand size in bytes; high nibble: log2 of the address size in bytes */
+    uint8_t flags; /* OPF_* */
 };
 _Static_assert(sizeof(struct op) == 40 || sizeof(struct op) == 32, "an operation is half a cache line");
 
 enum {
-    OPF_MEM = 1,     /* the r/m operand is memory */
-    OPF_LEGACY = 2,  /* not 64-bit mode, or a 32-bit address size in it: offset masked, segment checked */
+    OPF_MEM = 1,    /* the r/m operand is memory */
+    OPF_LEGACY = 2, /* not 64-bit mode, or a 32-bit address size in it: offset masked, segment checked */
     OPF_LOCK = 4,
-    OPF_REP = 8,     /* F3 */
-    OPF_REPNE = 16,  /* F2 */
-    OPF_O64 = 32,    /* 64-bit mode */
-    OPF_SWAP = 64,   /* free for the handler's row: e.g. the register is the source, memory the destination */
-    OPF_AUX = 128,   /* free for the handler's row */
+    OPF_REP = 8,    /* F3 */
+    OPF_REPNE = 16, /* F2 */
+    OPF_O64 = 32,   /* 64-bit mode */
+    OPF_SWAP = 64,  /* free for the handler's row: e.g. the register is the source, memory the destination */
+    OPF_AUX = 128,  /* free for the handler's row */
 };
 
 INLINE unsigned op_size(const struct op *o)
@@ -151,11 +153,12 @@ bool op_read_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, uns
 bool op_write_slow(struct cpu *c, const struct op *o, uint64_t la, const void *buf, unsigned size);
 /* Write access is checked and the present value read into buf; the write then can't fault. */
 bool op_rmw_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, unsigned size);
-/* After op_rmw_slow(): compare-and-swap, on plain memory within a page towards all processors. False: *seen is what was found instead. */
+/* After op_rmw_slow(): compare-and-swap, on plain memory within a page towards all processors. False: *seen is what was
+ * found instead. */
 bool op_cas_slow(struct cpu *c, const struct op *o, uint64_t la, void *seen, const void *want, unsigned size);
 
 #define OP_ACCESS(bits_)                                                                                               \
-    /* Loads from a linear address (segment base added and checked). */                                               \
+    /* Loads from a linear address (segment base added and checked). */                                                \
     INLINE bool op_load##bits_(struct cpu *c, const struct op *o, uint64_t la, uint##bits_##_t *v)                     \
     {                                                                                                                  \
         const uint8_t *h = op_host(c, la, bits_ / 8, MMU_READ);                                                        \
@@ -191,24 +194,25 @@ OP_ACCESS(32)
 OP_ACCESS(64)
 #undef OP_ACCESS
 
-/* The memory operand of other sizes (10, 16, 32, 28, 108, 512 ... up to 4096 bytes). `align`: 0, or the alignment whose lack is #GP(0). */
+/* The memory operand of other sizes (10, 16, 32, 28, 108, 512 ... up to 4096 bytes). `align`: 0, or the alignment whose
+ * lack is #GP(0). */
 bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align);
 bool op_st_n(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align);
 
-/* --- the instruction table -------------------------------------------------------------------------------------------------
- * src/cpu/insn_*.def, one row for each Zydis mnemonic:
- *     INSN(MNEMONIC, feature, flags, how)
- * feature: a name of src/arch/feature.def (#UD where the model lacks it), or ALWAYS. flags: INSN_* below.
- * how: FN(handler) one handler for all forms, which finds its operands in the op as decode.c lays them out;
- *      SEL(select) a function that picks the handler for the form: op_fn *select(const struct decoded *d, struct op *o).
- * decode.c includes all tables; a mnemonic without a row is #UD and is listed by the coverage test. */
+/* --- the instruction table
+ * ------------------------------------------------------------------------------------------------- src/cpu/insn_*.def,
+ * one row for each Zydis mnemonic: INSN(MNEMONIC, feature, flags, how) feature: a name of src/arch/feature.def (#UD
+ * where the model lacks it), or ALWAYS. flags: INSN_* below. how: FN(handler) one handler for all forms, which finds
+ * its operands in the op as decode.c lays them out; SEL(select) a function that picks the handler for the form: op_fn
+ * *select(const struct decoded *d, struct op *o). decode.c includes all tables; a mnemonic without a row is #UD and is
+ * listed by the coverage test. */
 enum {
     INSN_END = 1,     /* ends its block (the handler ends with END or END_NEXT) */
     INSN_CPL0 = 2,    /* #GP(0) unless CPL is 0 (checked by the handler's prologue op) */
     INSN_NO_REAL = 4, /* #UD in real and virtual-8086 mode */
     INSN_FPU = 8,     /* x87: #NM by CR0.EM/TS, #MF pending (WAIT semantics): checked by the handler */
     INSN_SSE = 16,
-    INSN_NO64 = 32,   /* #UD in 64-bit mode */
+    INSN_NO64 = 32,     /* #UD in 64-bit mode */
     INSN_LOCKABLE = 64, /* LOCK is legal with a memory destination; else LOCK is #UD */
 };
 

@@ -3,7 +3,8 @@
  * time.c: the time-stamp counter, and when the processor has to look at time again.
  *
  * Virtual clock: TSC = tsc_base + retired instructions + skipped; an idle processor skips to its next deadline.
- * tsc_base changes by writes to the TSC alone. Real clock: TSC = tsc_base + the host's monotonic time since real_start, in ticks of tsc_hz.
+ * tsc_base changes by writes to the TSC alone. Real clock: TSC = tsc_base + the host's monotonic time since real_start,
+ * in ticks of tsc_hz.
  */
 #include "src/cpu/sys.h"
 

@@ -19,14 +19,16 @@ typedef struct f80 f80;
 /* (name, host instruction). a is ST(0) or the destination, b the source or ST(1). */
 #define X87_UNARY(X)                                                                                                   \
     X(sqrt, "fsqrt")                                                                                                   \
-    X(abs, "fabs") X(chs, "fchs") X(rndint, "frndint") X(f2xm1, "f2xm1") X(sin, "fsin") X(cos, "fco"                   \
-                                                                                               "s")
+    X(abs, "fabs")                                                                                                     \
+    X(chs, "fchs") X(rndint, "frndint") X(f2xm1, "f2xm1") X(sin, "fsin") X(cos, "fco"                                  \
+                                                                                "s")
 /* r = a op b: the reversed forms are functions of their own. */
 #define X87_BINARY(X)                                                                                                  \
     X(add, "fadd %%st(1), %%st")                                                                                       \
     X(mul, "fmul %%st(1), %%st")                                                                                       \
-    X(sub, "fsub %%st(1), %%st") X(subr, "fsubr %%st(1), %%st") X(div, "fdiv %%st(1), %%st")                           \
-        X(divr, "fdivr %%st(1), %%st") X(prem, "fprem") X(prem1, "fprem1") X(scale, "fscale")
+    X(sub, "fsub %%st(1), %%st")                                                                                       \
+    X(subr, "fsubr %%st(1), %%st") X(div, "fdiv %%st(1), %%st") X(divr, "fdivr %%st(1), %%st") X(prem, "fprem")        \
+        X(prem1, "fprem1") X(scale, "fscale")
 /* As above, but the unit pops. */
 #define X87_BINARY_POP(X) X(yl2x, "fyl2x") X(yl2xp1, "fyl2xp1") X(patan, "fpatan")
 /* One operand, two results: r0 stays under r1. */
@@ -38,8 +40,8 @@ typedef struct f80 f80;
 #define X87_ARITH_MEM(X, sfx, fsfx, isfx, t)                                                                           \
     X(add_##sfx, isfx "add" fsfx, t)                                                                                   \
     X(mul_##sfx, isfx "mul" fsfx, t)                                                                                   \
-    X(sub_##sfx, isfx "sub" fsfx, t) X(subr_##sfx, isfx "subr" fsfx, t) X(div_##sfx, isfx "div" fsfx, t)               \
-        X(divr_##sfx, isfx "divr" fsfx, t)
+    X(sub_##sfx, isfx "sub" fsfx, t)                                                                                   \
+    X(subr_##sfx, isfx "subr" fsfx, t) X(div_##sfx, isfx "div" fsfx, t) X(divr_##sfx, isfx "divr" fsfx, t)
 #define X87_BINARY_MEM(X)                                                                                              \
     X87_ARITH_MEM(X, f32, "s", "f", uint32_t)                                                                          \
     X87_ARITH_MEM(X, f64, "l", "f", uint64_t)                                                                          \
@@ -54,9 +56,9 @@ typedef struct f80 f80;
 #define X87_STORE(X)                                                                                                   \
     X(st_f32, "fstps", uint32_t)                                                                                       \
     X(st_f64, "fstpl", uint64_t)                                                                                       \
-    X(st_i16, "fistps", uint16_t) X(st_i32, "fistpl", uint32_t) X(st_i64, "fistpll", uint64_t)                         \
-        X(stt_i16, "fisttps", uint16_t) X(stt_i32, "fisttpl", uint32_t) X(stt_i64, "fisttpll", uint64_t)               \
-            X(st_bcd, "fbstp", f80)
+    X(st_i16, "fistps", uint16_t)                                                                                      \
+    X(st_i32, "fistpl", uint32_t) X(st_i64, "fistpll", uint64_t) X(stt_i16, "fisttps", uint16_t)                       \
+        X(stt_i32, "fisttpl", uint32_t) X(stt_i64, "fisttpll", uint64_t) X(st_bcd, "fbstp", f80)
 #define X87_CONST(X)                                                                                                   \
     X(one, "fld1") X(l2t, "fldl2t") X(l2e, "fldl2e") X(pi, "fldpi") X(lg2, "fldlg2") X(ln2, "fldln2") X(zero, "fldz")
 
