@@ -134,7 +134,7 @@ TEST_COMMANDS := tests/cli tests/install tests/boot
 unit: $(tests)
 include $(sort $(wildcard tests/*.mk bench/*.mk))
 
-$(tests): | setup-test
+$(tests) $(call obj,$(test_c) $(test_cc)): | setup-test
 test: all setup-test $(TEST_NEEDS) guest
 	@B=$(B) GUEST=$(GUEST) CC="$(CC)" SAN="$(SAN)" tests/run "$(tests)" "$(TEST_COMMANDS)"
 
