@@ -20,15 +20,18 @@ typedef struct f80 f80;
 #define X87_UNARY(X)                                                                                                   \
     X(sqrt, "fsqrt")                                                                                                   \
     X(abs, "fabs")                                                                                                     \
-    X(chs, "fchs") X(rndint, "frndint") X(f2xm1, "f2xm1") X(sin, "fsin") X(cos, "fco"                                  \
-                                                                                "s")
+    X(chs, "fchs")                                                                                                     \
+    X(rndint, "frndint")                                                                                               \
+    X(f2xm1, "f2xm1")                                                                                                  \
+    X(sin, "fsin") X(cos, "fco"                                                                                        \
+                          "s")
 /* r = a op b: the reversed forms are functions of their own. */
 #define X87_BINARY(X)                                                                                                  \
     X(add, "fadd %%st(1), %%st")                                                                                       \
     X(mul, "fmul %%st(1), %%st")                                                                                       \
     X(sub, "fsub %%st(1), %%st")                                                                                       \
-    X(subr, "fsubr %%st(1), %%st") X(div, "fdiv %%st(1), %%st") X(divr, "fdivr %%st(1), %%st") X(prem, "fprem")        \
-        X(prem1, "fprem1") X(scale, "fscale")
+    X(subr, "fsubr %%st(1), %%st")                                                                                     \
+    X(div, "fdiv %%st(1), %%st") X(divr, "fdivr %%st(1), %%st") X(prem, "fprem") X(prem1, "fprem1") X(scale, "fscale")
 /* As above, but the unit pops. */
 #define X87_BINARY_POP(X) X(yl2x, "fyl2x") X(yl2xp1, "fyl2xp1") X(patan, "fpatan")
 /* One operand, two results: r0 stays under r1. */
@@ -57,8 +60,10 @@ typedef struct f80 f80;
     X(st_f32, "fstps", uint32_t)                                                                                       \
     X(st_f64, "fstpl", uint64_t)                                                                                       \
     X(st_i16, "fistps", uint16_t)                                                                                      \
-    X(st_i32, "fistpl", uint32_t) X(st_i64, "fistpll", uint64_t) X(stt_i16, "fisttps", uint16_t)                       \
-        X(stt_i32, "fisttpl", uint32_t) X(stt_i64, "fisttpll", uint64_t) X(st_bcd, "fbstp", f80)
+    X(st_i32, "fistpl", uint32_t)                                                                                      \
+    X(st_i64, "fistpll", uint64_t)                                                                                     \
+    X(stt_i16, "fisttps", uint16_t)                                                                                    \
+    X(stt_i32, "fisttpl", uint32_t) X(stt_i64, "fisttpll", uint64_t) X(st_bcd, "fbstp", f80)
 #define X87_CONST(X)                                                                                                   \
     X(one, "fld1") X(l2t, "fldl2t") X(l2e, "fldl2e") X(pi, "fldpi") X(lg2, "fldlg2") X(ln2, "fldln2") X(zero, "fldz")
 
