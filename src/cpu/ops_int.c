@@ -446,21 +446,13 @@ UNARY(not )
         W(S, o->r0, CALC);                                                                                             \
         BRANCH_ON(flags_cond(c, cc));                                                                                  \
     }
-#define ALL_FUSED(X)                                                                                                   \
-    X(cmp_rr, 8)                                                                                                       \
-    X(cmp_rr, 16)                                                                                                      \
-    X(cmp_rr, 32)                                                                                                      \
-    X(cmp_rr, 64)                                                                                                      \
-    X(cmp_ri, 8)                                                                                                       \
-    X(cmp_ri, 16)                                                                                                      \
-    X(cmp_ri, 32)                                                                                                      \
-    X(cmp_ri, 64)                                                                                                      \
-    X(test_rr, 8)                                                                                                      \
-    X(test_rr, 16)                                                                                                     \
-    X(test_rr, 32)                                                                                                     \
-    X(test_rr, 64)                                                                                                     \
-    X(test_ri, 8) X(test_ri, 32) X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64)     \
-        X(and_ri, 32)
+/* The formatter folds lists of macro calls anew each time. */
+/* clang-format off */
+#define ALL_FUSED(X) \
+    X(cmp_rr, 8) X(cmp_rr, 16) X(cmp_rr, 32) X(cmp_rr, 64) X(cmp_ri, 8) X(cmp_ri, 16) X(cmp_ri, 32) \
+    X(cmp_ri, 64) X(test_rr, 8) X(test_rr, 16) X(test_rr, 32) X(test_rr, 64) X(test_ri, 8) X(test_ri, 32) \
+    X(dec_r, 32) X(dec_r, 64) X(sub_ri, 32) X(sub_ri, 64) X(add_ri, 32) X(add_ri, 64) X(and_ri, 32)
+/* clang-format on */
 #define DEFINE_FUSED_CC(cc)                                                                                            \
     FUSED_COMPARE(8, cmp_rr, R(8, o->r1), cc)                                                                          \
     FUSED_COMPARE(16, cmp_rr, R(16, o->r1), cc)                                                                        \
