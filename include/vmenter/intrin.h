@@ -193,6 +193,8 @@ typedef int vmenter_msvc_long;
     VMENTER_CPUID_PICK(__VA_ARGS__, vmenter_cpuid5, , , vmenter_cpuid, , )                                             \
     (__VA_ARGS__)
 
+#include <vmenter/intrin_names.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -402,4 +404,10 @@ static __inline__ unsigned char __vmx_vmread(size_t field, unsigned long long *v
 #include <vmenter/intrin_inline.h>
 
 #endif /* !_MSC_VER */
+#endif
+
+/* Who includes this header by its own name means our names, also after <msvc/intrin.h>. */
+#if !defined(_MSC_VER) && !defined(VMENTER_FROM_MSVC)
+#define VMENTER_OWN_NAMES 1
+#include <vmenter/intrin_names.h>
 #endif

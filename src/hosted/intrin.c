@@ -701,3 +701,30 @@ void __fastfail(unsigned int code)
         software_interrupt(b, 0x29, "INT 29h: the program asked to be ended at once");
     __builtin_trap();
 }
+
+/* --- the short names that MSVC lacks, for assembly; a program's own functions of these names come first --------------
+ */
+#define SHORT_NAME(short_name, name)                                                                                   \
+    extern __typeof__(name) short_##name __asm__(short_name) __attribute__((weak, alias(#name), visibility("default")))
+SHORT_NAME("__vmx_invept", vmenter_vmx_invept);
+SHORT_NAME("__vmx_invvpid", vmenter_vmx_invvpid);
+SHORT_NAME("__vmx_vmcall", vmenter_vmx_vmcall);
+SHORT_NAME("__vmx_vmfunc", vmenter_vmx_vmfunc);
+SHORT_NAME("__svm_vmmcall", vmenter_svm_vmmcall);
+SHORT_NAME("_lar", vmenter_lar);
+SHORT_NAME("_ltr", vmenter_ltr);
+SHORT_NAME("_lldt", vmenter_lldt);
+SHORT_NAME("_str", vmenter_str);
+SHORT_NAME("_sldt", vmenter_sldt);
+SHORT_NAME("_readcs", vmenter_readcs);
+SHORT_NAME("_readds", vmenter_readds);
+SHORT_NAME("_reades", vmenter_reades);
+SHORT_NAME("_readfs", vmenter_readfs);
+SHORT_NAME("_readgs", vmenter_readgs);
+SHORT_NAME("_readss", vmenter_readss);
+SHORT_NAME("_writeds", vmenter_writeds);
+SHORT_NAME("_writees", vmenter_writees);
+SHORT_NAME("_writefs", vmenter_writefs);
+SHORT_NAME("_writegs", vmenter_writegs);
+SHORT_NAME("_writess", vmenter_writess);
+SHORT_NAME("_swapgs", vmenter_swapgs);

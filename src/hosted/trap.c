@@ -165,9 +165,25 @@ static bool take(struct binding *b, ucontext_t *uc)
     return true;
 }
 
+/* An alignment check: native code restored a context whose RFLAGS have AC set (VMMs mark by it who was launched). Ring
+ * 0 would not be checked, so the thread's flag goes; the processor's own is another. */
+static bool alignment_check(int sig, const siginfo_t *info, ucontext_t *uc)
+{
+    greg_t *flags = &uc->uc_mcontext.gregs[REG_EFL];
+    if (sig != SIGBUS || info->si_code != BUS_ADRALN || !(*flags & FLAG_AC))
+        return false;
+    *flags &= ~(greg_t)FLAG_AC;
+    return true;
+}
+
 static void on_signal(int sig, siginfo_t *info, void *context)
 {
+    /* The kernel leaves AC as it was. */
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl $~0x40000, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
+                         : "memory", "cc");
     struct binding *b = machine_binding;
+    if (b && b->trapping && alignment_check(sig, info, context))
+        return;
     if (b && b->trapping && take(b, context))
         return;
     for (unsigned i = 0; i < TRAP_SIGNALS; i++) {

@@ -25,6 +25,7 @@
 
 #define PTE_P  BIT(0)
 #define PTE_W  BIT(1)
+#define PTE_U  BIT(2)
 #define PTE_A  BIT(5)
 #define PTE_D  BIT(6)
 #define PTE_PS BIT(7)
@@ -36,22 +37,25 @@ static void fw_store(struct vmenter_machine *m, uint64_t offset, uint64_t v)
     store64(m->firmware + offset, v);
 }
 
-/* Maps [0, slots * 512 GiB) to itself. */
+/* Maps [0, slots * 512 GiB) to itself. In identity mode these are pages of a process: software may run on the selectors
+ * that it has there (CS 0x33), that is at CPL 3. */
 static void build_paging(struct vmenter_machine *m, unsigned slots, bool gbpages)
 {
+    uint64_t table = PTE_P | PTE_W | PTE_A | (m->flags & VMENTER_IDENTITY ? PTE_U : 0);
+    uint64_t large = table | PTE_D | PTE_PS;
     uint64_t pd = FW_PDPT + slots * PAGE_SIZE;
     for (unsigned i = 0; i < slots; i++) {
         uint64_t pdpt = FW_PDPT + i * PAGE_SIZE;
-        fw_store(m, FW_PML4 + i * 8, (m->firmware_pa + pdpt) | PTE_P | PTE_W | PTE_A);
+        fw_store(m, FW_PML4 + i * 8, (m->firmware_pa + pdpt) | table);
         for (unsigned j = 0; j < 512; j++) {
             uint64_t base = (uint64_t)i * 512 * GIB + j * GIB;
             if (gbpages) {
-                fw_store(m, pdpt + j * 8, base | PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS);
+                fw_store(m, pdpt + j * 8, base | large);
                 continue;
             }
-            fw_store(m, pdpt + j * 8, (m->firmware_pa + pd) | PTE_P | PTE_W | PTE_A);
+            fw_store(m, pdpt + j * 8, (m->firmware_pa + pd) | table);
             for (unsigned k = 0; k < 512; k++)
-                fw_store(m, pd + k * 8, (base + ((uint64_t)k << 21)) | PTE_P | PTE_W | PTE_A | PTE_D | PTE_PS);
+                fw_store(m, pd + k * 8, (base + ((uint64_t)k << 21)) | large);
             pd += PAGE_SIZE;
         }
     }
@@ -63,7 +67,13 @@ bool machine_firmware_create(struct vmenter_machine *m)
     bool gbpages = model_has(&m->model, FEATURE_pdpe1gb);
     unsigned slots = identity ? 256 : 1;
     uint64_t size = FW_PDPT + (uint64_t)slots * PAGE_SIZE + (gbpages ? 0 : (uint64_t)slots * 512 * PAGE_SIZE);
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = MAP_FAILED;
+#ifdef MAP_32BIT
+    if (identity) /* low, for VMMs whose second-level tables map the first 512 GiB alone */
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_32BIT, -1, 0);
+#endif
+    if (p == MAP_FAILED)
+        p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return false;
     m->firmware = p;
@@ -115,6 +125,8 @@ void machine_start_state(struct vmenter_machine *m, struct cpu *c)
     c->idtr = (struct dtable){.base = m->firmware_pa + FW_IDT, .limit = 0xfff};
 
     c->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    if (m->flags & VMENTER_IDENTITY) /* RFLAGS.AC is a mere mark for ring 0's software, on CPL-3 selectors too */
+        c->cr0 &= ~(uint64_t)CR0_AM;
     c->cr3 = m->firmware_pa + FW_PML4;
     c->cr4 = (CR4_PAE | CR4_PGE | CR4_MCE | CR4_DE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE) & cr4;
     c->efer = (EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) & (model_efer_bits(&m->model) | EFER_LMA);

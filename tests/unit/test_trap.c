@@ -133,11 +133,11 @@ static void test_tables(void **state)
     t.base = 0x6000;
     t.limit = 0x4f;
     raw__lgdt(&t);
-    raw__ltr(0x40);
+    raw_vmenter_ltr(0x40);
     assert_true(table[8] >> 41 & 1);
-    assert_int_equal(EVENT_OF(f, raw__ltr(0x40)), 13); /* busy */
+    assert_int_equal(EVENT_OF(f, raw_vmenter_ltr(0x40)), 13); /* busy */
     assert_int_equal(f->event.error_code, 0x40);
-    raw__lldt(0);
+    raw_vmenter_lldt(0);
 }
 
 static uint32_t last_value;
@@ -225,8 +225,8 @@ static void test_vmx(void **state)
     assert_true(v == 0x1234);
     assert_int_equal(raw___vmx_vmwrite(0x3ffe, 1), 1);
     unsigned long long d[2] = {0, 0};
-    assert_int_equal(raw___vmx_invept(2, d), 0);
-    assert_int_equal(raw___vmx_invvpid(9, d), 1);
+    assert_int_equal(raw_vmenter_vmx_invept(2, d), 0);
+    assert_int_equal(raw_vmenter_vmx_invvpid(9, d), 1);
     assert_int_equal(f->events, 0);
 
     vmx_host_and_guest(CODE_PA, 0x9000);
