@@ -130,7 +130,7 @@ run: all guest
 # TEST_NEEDS: what must be built. TEST_COMMANDS: scripts that tests/run runs, each prints lines "PASS name" / "FAIL name".
 TEST_NEEDS := $(tests) $(B)/vmenter
 TEST_LONG := test-diff-long
-TEST_COMMANDS := tests/cli tests/install tests/boot
+TEST_COMMANDS := tests/cli tests/install tests/boot tests/pc
 unit: $(tests)
 include $(sort $(wildcard tests/*.mk bench/*.mk))
 

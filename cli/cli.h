@@ -21,6 +21,7 @@ struct command {
     int (*run)(int argc, char **argv); /* argv[0] is the command's name */
 };
 
+int cmd_boot(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
 int cmd_cpus(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
@@ -50,6 +51,10 @@ void option_help(const struct option *options);
 
 /* A size with K, M, G or T. False: not a number, or above 2^63. */
 bool cli_parse_size(const char *text, uint64_t *bytes);
+/* A size of RAM in whole pages, within bounds and what the host has. False after a message that names --mem. */
+bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem);
+/* What a machine's clock shows at the start of a run in virtual time: always the same. */
+#define CLI_VIRTUAL_EPOCH UINT64_C(1735689600) /* 2025-01-01 00:00:00 UTC */
 /* Seconds, with a fraction. */
 bool cli_parse_seconds(const char *text, uint64_t *ns);
 

@@ -18,8 +18,6 @@
 #define DEFAULT_KERNEL "build/guest/vmlinuz"
 #define DEFAULT_INITRD "build/guest/initrd.img"
 #define DEFAULT_APPEND "console=ttyS0"
-/* What the guest's clock shows at the start of a run in virtual time: always the same. */
-#define VIRTUAL_EPOCH UINT64_C(1735689600) /* 2025-01-01 00:00:00 UTC */
 
 enum {
     OPT_VMX,
@@ -60,26 +58,6 @@ struct arguments {
     uint64_t mem, timeout_ns;
 };
 
-static bool parse_mem(const char *text, uint64_t *mem)
-{
-    if (!cli_parse_size(text, mem)) {
-        cli_error("--mem %s: not a size: a number with K, M or G is wanted, such as 256M", text);
-        return false;
-    }
-    uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGE_SIZE);
-    *mem &= ~UINT64_C(4095);
-    if (*mem < VMM_MEM_MIN) {
-        cli_error("--mem %s: too little for a guest: at least %lluM", text, (unsigned long long)VMM_MEM_MIN >> 20);
-        return false;
-    }
-    if (*mem > VMM_MEM_MAX || *mem > host) {
-        cli_error("--mem %s: more than %s: at most %lluM", text, *mem > host ? "this host has" : "this VMM can map",
-                  (unsigned long long)(host < VMM_MEM_MAX ? host : VMM_MEM_MAX) >> 20);
-        return false;
-    }
-    return true;
-}
-
 /* EXIT_OK, or the status to end with. */
 static int parse(int argc, char **argv, struct arguments *a)
 {
@@ -90,7 +68,7 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_SVM: a->svm = true; break;
         case OPT_CPU: a->cpu = p.value; break;
         case OPT_MEM:
-            if (!parse_mem(p.value, &a->mem)) {
+            if (!cli_parse_mem(p.value, VMM_MEM_MIN, VMM_MEM_MAX, &a->mem)) {
                 return EXIT_USAGE;
             }
             break;
@@ -248,7 +226,7 @@ int cmd_guest(int argc, char **argv)
         a.real = isatty(STDIN_FILENO);
     }
     c.real_clock = a.real;
-    c.unix_time = a.real ? (uint64_t)time(NULL) : VIRTUAL_EPOCH;
+    c.unix_time = a.real ? (uint64_t)time(NULL) : CLI_VIRTUAL_EPOCH;
     c.kernel.name = a.kernel ? a.kernel : DEFAULT_KERNEL;
     c.initrd.name = a.initrd ? a.initrd : own_kernel ? DEFAULT_INITRD : NULL;
     if (own_kernel && access(DEFAULT_KERNEL, F_OK)) {

@@ -89,6 +89,26 @@ bool cli_parse_size(const char *text, uint64_t *bytes)
     return true;
 }
 
+bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem)
+{
+    if (!cli_parse_size(text, mem)) {
+        cli_error("--mem %s: not a size: a number with K, M or G is wanted, such as 256M", text);
+        return false;
+    }
+    uint64_t host = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGE_SIZE);
+    *mem &= ~UINT64_C(4095);
+    if (*mem < min) {
+        cli_error("--mem %s: too little: at least %lluM", text, (unsigned long long)min >> 20);
+        return false;
+    }
+    if (*mem > max || *mem > host) {
+        cli_error("--mem %s: more than %s: at most %lluM", text, *mem > host ? "this host has" : "a machine can have",
+                  (unsigned long long)(host < max ? host : max) >> 20);
+        return false;
+    }
+    return true;
+}
+
 bool cli_parse_seconds(const char *text, uint64_t *ns)
 {
     char *end;

@@ -22,18 +22,14 @@ $(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildc
 	$(Q)$(IMAGE_OBJCOPY) -O elf32-i386 $@.elf $@
 
 
-image_driver_o := $(call obj,tests/images/driver.c)
-$(B)/vmenter-image: $(image_driver_o) $(LIB)
-	$(Q)$(CC) $(SANFLAGS) -o $@ $(image_driver_o) $(LIB) $(LDFLAGS) $(LDLIBS_ALL)
-
 # Which model an image needs: ours, Bochs's.
 image_cpu = $(if $(filter svm%,$(1)),max-amd,max)
 image_bochs = $(if $(filter svm%,$(1)),ryzen,corei7_skylake_x)
 
-TEST_NEEDS += $(images) $(B)/vmenter-image
+TEST_NEEDS += $(images) $(B)/vmenter
 TEST_COMMANDS += tests/images/run
 .PHONY: test-images
-test-images: $(images) $(B)/vmenter-image
+test-images: $(images) $(B)/vmenter
 	@B=$(B) tests/images/run
 
 .PHONY: test-peers

@@ -15,6 +15,7 @@
 #include "src/dev/i8042.h"
 #include "src/dev/ioapic.h"
 #include "src/dev/lapic.h"
+#include "src/dev/linux_boot.h"
 #include "src/dev/misc.h"
 #include "src/dev/pic.h"
 #include "src/dev/pit.h"
@@ -25,13 +26,13 @@
 
 #define VMM_PAGE     4096u
 #define VMM_AREA     (UINT64_C(16) << 20)
-#define GUEST_HOLE   (UINT64_C(3) << 30)
-#define GUEST_HIGH   (UINT64_C(4) << 30)
-#define GUEST_LAPIC  UINT64_C(0xfee00000)
-#define GUEST_IOAPIC UINT64_C(0xfec00000)
-#define GUEST_VGA    UINT64_C(0xa0000)
-#define GUEST_BIOS   UINT64_C(0xe0000) /* ACPI tables */
-#define GUEST_1M     UINT64_C(0x100000)
+#define GUEST_HOLE   PC_HOLE
+#define GUEST_HIGH   PC_HIGH
+#define GUEST_LAPIC  PC_LAPIC
+#define GUEST_IOAPIC PC_IOAPIC
+#define GUEST_VGA    PC_VGA
+#define GUEST_BIOS   PC_BIOS
+#define GUEST_1M     PC_1M
 
 #define CR0_PE      (UINT64_C(1) << 0)
 #define CR0_MP      (UINT64_C(1) << 1)

@@ -183,6 +183,8 @@ void op_pause(struct cpu *c, const struct op *o)
     c->cur = o;
     if (cpu_icpt_on(c, ICPT_PAUSE) && cpu_intercept(c, o, ICPT_PAUSE, 0))
         return;
+    if (unlikely(c->pause_kicks))
+        cpu_attend(c, ATT_KICK);
     NEXT(c, o);
 }
 void op_fence(struct cpu *c, const struct op *o)

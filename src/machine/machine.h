@@ -52,6 +52,7 @@ struct vmenter_machine {
     void *ports_opaque;
     vmenter_event_handler on_event;
     void *on_event_opaque;
+    struct pc *pc; /* the software PC that it belongs to, or NULL */
 };
 
 /* x87, SSE, AVX and AVX-512 in either of XSAVE's formats. */

@@ -162,7 +162,8 @@ bool cpu_has(uint32_t leaf, unsigned reg, unsigned bit)
 
 bool rt_on_bochs(void)
 {
-    return inb(0xe9) == 0xe9;
+    outw(0x510, 0); /* our own PC has port 0xe9 too, and a fw_cfg, whose first item begins with Q */
+    return inb(0xe9) == 0xe9 && inb(0x511) != 'Q';
 }
 
 bool rt_on_qemu(void)

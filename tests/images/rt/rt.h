@@ -169,6 +169,10 @@ static inline void outl(uint16_t p, uint32_t v)
 {
     __asm__ volatile("outl %0, %1" : : "a"(v), "Nd"(p));
 }
+static inline void outw(uint16_t p, uint16_t v)
+{
+    __asm__ volatile("outw %0, %1" : : "a"(v), "Nd"(p));
+}
 static inline uint8_t inb(uint16_t p)
 {
     uint8_t v;

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * cmd_boot.c: `vmenter boot`: a whole PC on the software processor; an unmodified hypervisor or kernel is its host.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "src/machine/pc.h"
+
+#define DEFAULT_MEM (UINT64_C(512) << 20)
+
+enum { OPT_CPU, OPT_CPUS, OPT_MEM, OPT_APPEND, OPT_INITRD, OPT_MODULE, OPT_CLOCK, OPT_TIMEOUT, OPT_STATS, OPT_HELP };
+
+static const struct option options[] = {
+    {"cpu", "MODEL", "processor model, NAME[,+feature,-feature...] (max); vmenter cpus lists them", OPT_CPU},
+    {"cpus", "N", "logical processors, 1 to 64 (1)", OPT_CPUS},
+    {"mem", "SIZE", "RAM, with K, M or G (512M)", OPT_MEM},
+    {"append", "TEXT", "the image's command line", OPT_APPEND},
+    {"initrd", "FILE", "a Linux kernel's initial file system; a Multiboot image's first module", OPT_INITRD},
+    {"module", "FILE[,ARGS]", "a module for a Multiboot image; may be given again", OPT_MODULE},
+    {"clock", "virtual|real", "what drives time: retired instructions, or the wall (real on a terminal, else virtual)",
+     OPT_CLOCK},
+    {"timeout", "SECONDS", "stop, with status 1, after so long on the wall", OPT_TIMEOUT},
+    {"stats", NULL, "instructions, interrupts, VM entries and exits at the end, to standard error", OPT_STATS},
+    {"help", NULL, "this help", OPT_HELP},
+    {0},
+};
+
+struct arguments {
+    bool stats, help, clock_given;
+    const char *initrd;
+    char *module[PC_MODULES_MAX];
+    uint64_t timeout_ns;
+    struct pc_config pc;
+};
+
+static int parse(int argc, char **argv, struct arguments *a)
+{
+    struct option_parser p = {.options = options, .argc = argc, .argv = argv, .at = 1};
+    char *end;
+    for (int id; (id = option_next(&p)) != OPTION_END;) {
+        switch (id) {
+        case OPT_CPU: a->pc.model = p.value; break;
+        case OPT_CPUS: {
+            unsigned long n = strtoul(p.value, &end, 10);
+            if (*p.value < '0' || *p.value > '9' || *end || n < 1 || n > 64) {
+                return cli_error("--cpus %s: a number from 1 to 64 is wanted", p.value);
+            }
+            a->pc.cpus = (unsigned)n;
+            break;
+        }
+        case OPT_MEM:
+            if (!cli_parse_mem(p.value, PC_MEM_MIN, PC_MEM_MAX, &a->pc.mem)) {
+                return EXIT_USAGE;
+            }
+            break;
+        case OPT_APPEND: a->pc.append = p.value; break;
+        case OPT_INITRD: a->initrd = p.value; break;
+        case OPT_MODULE:
+            if (a->pc.modules == PC_MODULES_MAX) {
+                return cli_error("--module %s: more than %u modules", p.value, PC_MODULES_MAX);
+            }
+            a->pc.module[a->pc.modules++].name = p.value;
+            break;
+        case OPT_CLOCK:
+            a->clock_given = true;
+            a->pc.clock = !strcmp(p.value, "real") ? VMENTER_CLOCK_REAL : VMENTER_CLOCK_VIRTUAL;
+            if (a->pc.clock == VMENTER_CLOCK_VIRTUAL && strcmp(p.value, "virtual") != 0) {
+                return cli_error("--clock %s: virtual or real", p.value);
+            }
+            break;
+        case OPT_TIMEOUT:
+            if (!cli_parse_seconds(p.value, &a->timeout_ns)) {
+                return cli_error("--timeout %s: not a number of seconds above 0", p.value);
+            }
+            break;
+        case OPT_STATS: a->stats = true; break;
+        case OPT_HELP: a->help = true; return EXIT_OK;
+        case OPTION_WORD:
+            if (a->pc.image.name) {
+                return cli_error("boot: '%s' is a second image: one is wanted", p.value);
+            }
+            a->pc.image.name = p.value;
+            break;
+        default: return EXIT_USAGE;
+        }
+    }
+    return a->pc.image.name ? EXIT_OK : cli_error("boot: an image is needed: vmenter boot [OPTIONS] IMAGE");
+}
+
+static bool read_file(struct pc_file *f)
+{
+    void *data;
+    if (!cli_read_file(f->name, &data, &f->size)) {
+        return false;
+    }
+    f->data = data;
+    return true;
+}
+
+/* Reads all files; FILE,ARGS of a module is taken apart, in a copy that the caller frees. */
+static bool read_files(struct arguments *a)
+{
+    a->pc.initrd.name = a->initrd;
+    if (!read_file(&a->pc.image) || (a->initrd && !read_file(&a->pc.initrd))) {
+        return false;
+    }
+    for (unsigned i = 0; i < a->pc.modules; i++) {
+        struct pc_file *f = &a->pc.module[i];
+        a->module[i] = strdup(f->name);
+        if (!a->module[i]) {
+            cli_error("the host has no memory left");
+            return false;
+        }
+        char *comma = strchr(a->module[i], ',');
+        if (comma) {
+            *comma = 0;
+            f->args = comma + 1;
+        }
+        f->name = a->module[i];
+        if (!read_file(f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The terminal's words are the VMM's. */
+static enum pc_outcome look(void *opaque)
+{
+    struct terminal *t = opaque;
+    switch (t->platform.poll(t)) {
+    case VMM_TIMEOUT: return PC_TIMEOUT;
+    case VMM_QUIT: return PC_QUIT;
+    default: return PC_RUNNING;
+    }
+}
+
+static void write_line(void *opaque, const char *text)
+{
+    fprintf(stderr, "%s\n", text);
+}
+
+static int run(struct arguments *a)
+{
+    char error[PC_ERROR_MAX];
+    struct terminal t;
+    terminal_open(&t, a->timeout_ns);
+    a->pc.platform = (struct pc_platform){.opaque = &t,
+                                          .serial_out = t.platform.serial_out,
+                                          .serial_in = t.platform.serial_in,
+                                          .poll = look,
+                                          .wait = t.platform.wait};
+    struct pc *pc = pc_create(&a->pc, error);
+    if (!pc) {
+        terminal_close(&t);
+        return cli_error("%s", error);
+    }
+    int status = EXIT_GUEST;
+    enum pc_outcome outcome = pc_run(pc);
+    terminal_flush(&t);
+    switch (outcome) {
+    case PC_POWER_OFF:
+    case PC_QUIT: status = EXIT_OK; break;
+    case PC_EXIT: status = (int)(pc_exit_code(pc) & 0xff); break;
+    case PC_RESET: cli_error("the machine was reset; it is not started again"); break;
+    default: pc_dump(pc, write_line, NULL); break;
+    }
+    if (a->stats) {
+        pc_print_stats(pc, write_line, NULL);
+    }
+    pc_destroy(pc);
+    terminal_close(&t);
+    return status;
+}
+
+int cmd_boot(int argc, char **argv)
+{
+    struct arguments a = {.pc = {.model = "max", .cpus = 1, .mem = DEFAULT_MEM}};
+    int status = parse(argc, argv, &a);
+    if (status) {
+        return status;
+    }
+    if (a.help) {
+        puts("usage: vmenter boot [OPTIONS] IMAGE\n\n"
+             "A PC whose processor has VMX or SVM. IMAGE is a Multiboot 1 image (ELF or with address fields) or a "
+             "Linux\n"
+             "bzImage, told apart by content. The first serial port is standard input and output.\n");
+        option_help(options);
+        puts("\nOn a terminal: Ctrl-A x quits, Ctrl-A h helps.\n"
+             "Exit status: 0 power-off; 2V+1 after V was written to port 0xf4; 1 a crash, a reset or a time-out; 2 "
+             "usage or "
+             "a\nbad file.");
+        return EXIT_OK;
+    }
+    if (!a.clock_given && isatty(STDIN_FILENO)) {
+        a.pc.clock = VMENTER_CLOCK_REAL;
+    }
+    a.pc.unix_time = a.pc.clock == VMENTER_CLOCK_REAL ? (uint64_t)time(NULL) : CLI_VIRTUAL_EPOCH;
+    status = read_files(&a) ? run(&a) : EXIT_USAGE;
+    free((void *)a.pc.image.data);
+    free((void *)a.pc.initrd.data);
+    for (unsigned i = 0; i < a.pc.modules; i++) {
+        free((void *)a.pc.module[i].data);
+        free(a.module[i]);
+    }
+    return status;
+}
