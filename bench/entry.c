@@ -90,7 +90,9 @@ static double vmx(void)
         if (__vmx_vmwrite(fixed[i].field, fixed[i].value))
             return -1;
     __vmx_vmwrite(VMCS_PIN_CONTROLS, adjusted(VMX_MSR_TRUE_PINBASED_CTLS, 0));
-    __vmx_vmwrite(VMCS_PROC_CONTROLS, adjusted(VMX_MSR_TRUE_PROCBASED_CTLS, 0));
+    __vmx_vmwrite(VMCS_PROC_CONTROLS, adjusted(VMX_MSR_TRUE_PROCBASED_CTLS, VMX_PROC_ACTIVATE_SECONDARY_CONTROLS));
+    __vmx_vmwrite(VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_VPID);
+    __vmx_vmwrite(VMCS_VPID, 1);
     __vmx_vmwrite(VMCS_EXIT_CONTROLS, adjusted(VMX_MSR_TRUE_EXIT_CTLS, VMX_EXIT_HOST_ADDRESS_SPACE_SIZE));
     __vmx_vmwrite(VMCS_ENTRY_CONTROLS, adjusted(VMX_MSR_TRUE_ENTRY_CTLS, VMX_ENTRY_IA32E_MODE_GUEST));
     __vmx_vmwrite(VMCS_GUEST_CR0, __readcr0());
