@@ -418,20 +418,31 @@ static bool operand_la(struct cpu *c, const struct op *o, unsigned size, unsigne
     return true;
 }
 
-/* An 80-bit operand goes in parts of 8 and 2 bytes, each with its own limit check: in a segment of 4 GiB one whose
- * first part ends at the top goes on at offset 0, as on silicon. */
-static bool splits_at_top(const struct cpu *c, const struct op *o, unsigned size)
+/* An x87 operand of several parts (80-bit values as 8 and 2 bytes, environments as their words) has a limit check for
+ * each: in a segment of 4 GiB one with a part that ends at the top goes on at offset 0, as on silicon. The number of
+ * bytes below the top; 0 where no part ends there, or the operand does not reach it. */
+static unsigned splits_at_top(const struct cpu *c, const struct op *o, unsigned size)
 {
-    return unlikely(size == 10 && (o->flags & (OPF_LEGACY | OPF_O64)) == OPF_LEGACY) && op_asize(o) == 4 &&
-           (uint32_t)op_offset(c, o) == 0xfffffff8;
+    if (likely((o->flags & (OPF_LEGACY | OPF_O64)) != OPF_LEGACY) || op_asize(o) != 4)
+        return 0;
+    uint64_t below = BIT(32) - (uint32_t)op_offset(c, o);
+    if (below >= size)
+        return 0;
+    unsigned k = (unsigned)below, environment = size == 14 || size == 94 ? 14 : size == 28 || size == 108 ? 28 : 0;
+    if (k < environment)
+        return k % (environment / 7) ? 0 : k;
+    if (size == 10 || environment)
+        return (k - environment) % 10 == 0 || (k - environment) % 10 == 8 ? k : 0;
+    return 0;
 }
 
 bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align)
 {
     uint64_t la, high;
-    if (splits_at_top(c, o, size))
-        return op_la_plus(c, o, 0, 8, MMU_READ, &la) && op_la_plus(c, o, 8, 2, MMU_READ, &high) &&
-               op_read_slow(c, o, la, buf, 8) && op_read_slow(c, o, high, (uint8_t *)buf + 8, 2);
+    unsigned below = splits_at_top(c, o, size);
+    if (unlikely(below))
+        return op_la_plus(c, o, 0, below, MMU_READ, &la) && op_la_plus(c, o, below, size - below, MMU_READ, &high) &&
+               op_read_slow(c, o, la, buf, below) && op_read_slow(c, o, high, (uint8_t *)buf + below, size - below);
     if (!operand_la(c, o, size, MMU_READ, align, &la))
         return false;
     const uint8_t *h = op_host(c, la, size, MMU_READ);
@@ -445,11 +456,12 @@ bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsign
 bool op_st_n(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align)
 {
     uint64_t la, high;
-    uint16_t old;
-    if (splits_at_top(c, o, size)) /* the second part is known to be writable before the first is written */
-        return op_la_plus(c, o, 0, 8, MMU_WRITE, &la) && op_la_plus(c, o, 8, 2, MMU_WRITE, &high) &&
-               op_rmw_slow(c, o, high, &old, 2) && op_write_slow(c, o, la, buf, 8) &&
-               op_write_slow(c, o, high, (const uint8_t *)buf + 8, 2);
+    uint8_t old[108];
+    unsigned below = splits_at_top(c, o, size);
+    if (unlikely(below)) /* the second piece is known to be writable before the first is written */
+        return op_la_plus(c, o, 0, below, MMU_WRITE, &la) && op_la_plus(c, o, below, size - below, MMU_WRITE, &high) &&
+               op_rmw_slow(c, o, high, old, size - below) && op_write_slow(c, o, la, buf, below) &&
+               op_write_slow(c, o, high, (const uint8_t *)buf + below, size - below);
     if (!operand_la(c, o, size, MMU_WRITE, align, &la))
         return false;
     uint8_t *h = op_host(c, la, size, MMU_WRITE);
