@@ -19,6 +19,25 @@ typedef struct _DESCRIPTOR_TABLE {
 } DESCRIPTOR_TABLE;
 #pragma pack(pop)
 
+/* Keywords, annotations, and assembly functions of the source's own under names that MSVC has not. */
+typedef struct __declspec(align(16)) _ALIGNED {
+    __declspec(align(4096)) UCHAR Page[4096];
+} ALIGNED;
+static_assert(sizeof(ALIGNED) == 4096, "__declspec(align)");
+#if defined(__cplusplus)
+extern "C" {
+#endif
+void _str(_Out_ unsigned short *Tr);
+void _sldt(_Out_ unsigned short *Ldtr);
+unsigned short _readcs(void);
+void _ltr(_In_ ULONG Tr);
+__declspec(noinline) unsigned char __vmx_invept(_In_ ULONG Type, _In_reads_bytes_(16) void *Descriptor);
+unsigned char __vmx_vmcall(_In_ UINT64 Number, _In_opt_ UINT64 Parameter);
+__declspec(noreturn) void __cdecl Restore(_In_ const void *Context);
+#if defined(__cplusplus)
+}
+#endif
+
 static UINT64 Region = 0x1000;
 static volatile LONG Lock;
 static volatile __int64 Lock64;

@@ -63,9 +63,14 @@
 #define __assume(condition) ((condition) ? (void)0 : __builtin_unreachable())
 #endif
 
-/* __declspec(align(n)), (noreturn), (noinline), ... : GCC has no such keyword, Clang by -fms-extensions. Unknown ones
- * (dllexport, nothrow, novtable, ...) mean nothing. */
-#if !defined(__clang__) && !defined(__declspec)
+/* __declspec(align(n)), (noreturn), (noinline), ... : GCC has no such keyword, Clang by -fms-extensions.
+ * dllexport, nothrow, novtable and their like mean nothing. */
+#ifndef __is_identifier
+#define VMENTER_DECLSPEC_IS_FREE 1
+#elif __is_identifier(__declspec)
+#define VMENTER_DECLSPEC_IS_FREE 1
+#endif
+#if defined(VMENTER_DECLSPEC_IS_FREE) && !defined(__declspec)
 #define __declspec(specifier) VMENTER_DECLSPEC_##specifier
 #define VMENTER_DECLSPEC_align(n)       __attribute__((__aligned__(n)))
 #define VMENTER_DECLSPEC_noreturn       __attribute__((__noreturn__))
