@@ -463,7 +463,9 @@ struct cpu {
     bool (*idle)(
         struct cpu *c,
         uint64_t until_tsc); /* real clock: sleep; null: STOP_IDLE on the real clock, skip time on the virtual one */
-    bool pause_kicks;        /* PAUSE leaves cpu_run() with STOP_KICK: others want their turn */
+    bool takes_turns;        /* with others on one thread: PAUSE leaves cpu_run() (STOP_KICK), MONITOR keeps the line */
+    const uint8_t *mon_line; /* takes_turns: the line that MONITOR armed; NULL: not plain memory */
+    uint8_t mon_data[64];    /* what stood there */
     bool native_host;        /* the host of guest mode is native code: VM exits and host exceptions leave cpu_run() */
     bool identity;           /* identity mode: the probe NOP is recognised; SYSCALL pass-through by host_syscall */
     bool (*host_syscall)(struct cpu *c); /* SYSCALL of a guest goes to the host's kernel: true when it did */

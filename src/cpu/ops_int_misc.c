@@ -183,7 +183,7 @@ void op_pause(struct cpu *c, const struct op *o)
     c->cur = o;
     if (cpu_icpt_on(c, ICPT_PAUSE) && cpu_intercept(c, o, ICPT_PAUSE, 0))
         return;
-    if (unlikely(c->pause_kicks))
+    if (unlikely(c->takes_turns))
         cpu_attend(c, ATT_KICK);
     NEXT(c, o);
 }

@@ -218,6 +218,25 @@ static void implied_segment(const struct decoded *d, struct op *o)
             o->seg = rows[i].seg;
 }
 
+/* Another processor's stores to the line are seen by comparison. DEVIATION: a store of what stood there wakes nobody.
+ */
+static void arm_monitor(struct cpu *c, uint64_t la)
+{
+    struct mmu_regs regs;
+    struct mmu_result r;
+    struct mmu_fault f;
+    c->mon_armed = true;
+    c->mon_line = NULL;
+    if (!c->takes_turns)
+        return;
+    cpu_mmu_regs(c, &regs);
+    if (mmu_translate(c->mem, &regs, c->second.kind == MMU_SECOND_NONE ? NULL : &c->second, LA(la),
+                      MMU_READ | MMU_PROBE | cpu_data_access(c), &r, &f) == MMU_OK)
+        c->mon_line = mem_host(c->mem, HPA(r.hpa.v & ~63ull), sizeof c->mon_data, false);
+    if (c->mon_line)
+        memcpy(c->mon_data, c->mon_line, sizeof c->mon_data);
+}
+
 static void op_monitor(struct cpu *c, const struct op *o)
 {
     uint8_t byte;
@@ -236,7 +255,7 @@ static void op_monitor(struct cpu *c, const struct op *o)
         return;
     if (late && INTERCEPT(c, o, MONITOR, 0))
         return;
-    c->mon_armed = true;
+    arm_monitor(c, la);
     NEXT(c, o);
 }
 
@@ -248,7 +267,7 @@ static void op_umonitor(struct cpu *c, const struct op *o)
     if (!cpu_seg_la(c, o->seg, offset, 1, MMU_READ, &la) ||
         !cpu_read(c, LA(la), &byte, 1, MMU_READ | cpu_data_access(c)))
         return;
-    c->mon_armed = true;
+    arm_monitor(c, la);
     NEXT(c, o);
 }
 
@@ -258,8 +277,9 @@ op_fn *select_monitor(const struct decoded *d, struct op *o)
     return d->in.mnemonic == ZYDIS_MNEMONIC_MONITOR ? op_monitor : op_umonitor;
 }
 
-/* The processor wakes at interrupts. Another processor's store to the monitored line would wake it too; with more than
- * one processor the wait therefore ends at once, as it may for any implementation-dependent reason. */
+/* The processor wakes at interrupts. Another processor's store to the monitored line wakes it too: where processors
+ * take turns, whoever gives them theirs compares the line; else the wait ends at once when there are others, as it may
+ * for any implementation-dependent reason. */
 void op_mwait(struct cpu *c, const struct op *o)
 {
     c->cur = o;
@@ -274,7 +294,8 @@ void op_mwait(struct cpu *c, const struct op *o)
         return;
     bool armed = c->mon_armed;
     c->mon_armed = false;
-    if (armed && c->cpus <= 1 && ((c->rflags_rest & FLAG_IF) || (c->gpr[GPR_RCX] & 1))) {
+    if (armed && (c->cpus <= 1 || (c->takes_turns && c->mon_line)) &&
+        ((c->rflags_rest & FLAG_IF) || (c->gpr[GPR_RCX] & 1))) {
         c->activity = ACTIVITY_MWAIT;
         c->mwait_any = c->gpr[GPR_RCX] & 1;
         cpu_attend(c, ATT_INTR);

@@ -373,7 +373,7 @@ static void prepare_processors(struct pc *pc)
         struct cpu *c = mc->cpu;
         c->native_host = false;
         c->idle = pc_idle;
-        c->pause_kicks = pc->machine->cpus > 1;
+        c->takes_turns = pc->machine->cpus > 1;
         c->intr_line = extint;
         c->intr_opaque = mc;
         c->msr.mtrr_def_type = 0x806; /* write-back everywhere */
@@ -505,6 +505,8 @@ static bool turn(struct pc *pc, unsigned index)
     }
     if (pc->machine->cpus > 1)
         budget = MIN(budget, (uint64_t)QUANTUM);
+    if (c->activity == ACTIVITY_MWAIT && c->mon_line && memcmp(c->mon_line, c->mon_data, sizeof c->mon_data) != 0)
+        c->activity = ACTIVITY_ACTIVE;
     uint64_t before = c->icount;
     enum cpu_stop why = cpu_run(c, budget);
     if (!c->real_clock)
