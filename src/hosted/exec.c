@@ -227,8 +227,11 @@ void hosted_halt(struct binding *b)
     for (;;) {
         if (hosted_poll(b))
             return;
-        if (c->nmi_pending || c->apic_ops->pending(c->apic) >= 0)
-            return; /* a processor would go on sleeping while IF or GIF is 0; native code is asked to look */
+        /* A processor would go on sleeping over what IF, GIF or the NMI blocking hold back; native code is asked to
+         * look. What came since the poll and is held back by nothing is the next poll's. */
+        bool nmi_held = !c->gif || c->nmi_blocked, intr_held = !c->gif || !(c->rflags_rest & FLAG_IF);
+        if ((nmi_held && c->nmi_pending) || (intr_held && c->apic_ops->pending(c->apic) >= 0))
+            return;
         machine_idle(c, c->apic_ops->deadline(c->apic));
         c->apic_ops->run(c->apic, cpu_tsc(c));
         cpu_update_deadline(c);
