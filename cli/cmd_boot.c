@@ -150,11 +150,11 @@ static int run(struct arguments *a)
     char error[PC_ERROR_MAX];
     struct terminal t;
     terminal_open(&t, a->timeout_ns);
-    a->pc.platform = (struct pc_platform){.opaque = &t,
-                                          .serial_out = t.platform.serial_out,
-                                          .serial_in = t.platform.serial_in,
-                                          .poll = look,
-                                          .wait = t.platform.wait};
+    a->pc.platform =
+        (struct pc_platform){.opaque = &t,
+                             .serial[0] = {.opaque = &t, .out = t.platform.serial_out, .in = t.platform.serial_in},
+                             .poll = look,
+                             .wait = t.platform.wait};
     struct pc *pc = pc_create(&a->pc, error);
     if (!pc) {
         terminal_close(&t);

@@ -16,6 +16,7 @@
 
 #define PC_ERROR_MAX   512
 #define PC_MODULES_MAX 64
+#define PC_SERIALS     2
 
 enum pc_outcome {
     PC_RUNNING,
@@ -28,11 +29,17 @@ enum pc_outcome {
     PC_QUIT, /* the person at the terminal */
 };
 
-struct pc_platform {
+/* The far end of a serial line. Either function may be NULL: nobody reads what is sent, nothing ever comes. */
+struct pc_serial {
     void *opaque;
-    void (*serial_out)(void *opaque, uint8_t byte);
-    /* The next byte for the first UART, -1: none now, -2: none ever again. */
-    int (*serial_in)(void *opaque);
+    void (*out)(void *opaque, uint8_t byte);
+    int (*in)(void *opaque); /* the next byte, -1: none now, -2: none ever again */
+};
+
+struct pc_platform {
+    struct pc_serial
+        serial[PC_SERIALS]; /* COM1 (0x3f8, IRQ 4; what is written to port 0xe9 too), COM2 (0x2f8, IRQ 3) */
+    void *opaque;           /* of those below */
     /* Looked at every few milliseconds of the machine's time: PC_RUNNING, or why to stop. Flushes output. */
     enum pc_outcome (*poll)(void *opaque);
     /* Real clock: waits until input arrives or `ns` have passed. */

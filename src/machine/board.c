@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * board.c: the software PC's devices: who is at which port and address, which line goes where; and what firmware leaves
+ * in memory and registers.
+ *
+ * Interrupt lines: ISA line n goes to the 8259s and to I/O APIC pin n, line 0 to pin 2; the 8259s' INTR to LINT0 of
+ * every local APIC. A port access that is wider than the device, or reaches over its end, goes in halves, as the bus
+ * splits it.
+ *
+ * DEVIATION: the VGA's addresses are plain memory, address line 20 is always on.
+ * NYI: PCI (every function is absent), HPET, the MP table.
+ */
+#include <stdio.h>
+
+#include "src/dev/acpi_tables.h"
+#include "src/machine/board.h"
+
+#define SCI_IRQ  9
+#define PM_PORT  0x600
+#define RESET_IO 0xcf9
+
+/* --- lines ---------------------------------------------------------------------------------------------------------
+ */
+
+static void isa_line(void *opaque, unsigned irq, bool level)
+{
+    struct pc *pc = opaque;
+    pic_set_line(&pc->pic, irq, level);
+    ioapic_set_line(&pc->ioapic, irq == 0 ? 2 : irq, level);
+}
+
+static void intr_line(void *opaque, unsigned line, bool level)
+{
+    struct pc *pc = opaque;
+    for (unsigned i = 0; i < pc->machine->cpus; i++) {
+        lapic_lint(&pc->machine->cpu[i].lapic, 0, level);
+        cpu_attend(pc->machine->cpu[i].cpu, ATT_INTR);
+    }
+}
+
+/* The 8259s' vector, for a processor whose local APIC lets INTR through. */
+bool board_extint(void *opaque, int *vector)
+{
+    struct machine_cpu *mc = opaque;
+    struct pc *pc = mc->machine->pc;
+    if (!lapic_extint(&mc->lapic))
+        return false;
+    if (vector) {
+        lapic_extint_ack(&mc->lapic);
+        *vector = pic_ack(&pc->pic);
+    }
+    return true;
+}
+
+static bool ioapic_send(void *opaque, const struct apic_msg *msg)
+{
+    struct pc *pc = opaque;
+    struct lapic *all[MACHINE_CPUS_MAX];
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        all[i] = &pc->machine->cpu[i].lapic;
+    return apic_route(all, pc->machine->cpus, NULL, msg);
+}
+
+void board_eoi(void *opaque, uint8_t vector)
+{
+    struct machine_cpu *mc = opaque;
+    struct pc *pc = mc->machine->pc;
+    ioapic_eoi(&pc->ioapic, vector);
+}
+
+static void request(void *opaque, enum device_request what, uint32_t value)
+{
+    struct pc *pc = opaque;
+    switch (what) {
+    case DEVICE_POWER_OFF: pc_stop(pc, PC_POWER_OFF); break;
+    case DEVICE_RESET: pc_stop(pc, PC_RESET); break;
+    case DEVICE_EXIT:
+        if (pc->outcome == PC_RUNNING)
+            pc->exit_code = value;
+        pc_stop(pc, PC_EXIT);
+        break;
+    }
+}
+
+static void serial_put(void *opaque, uint8_t byte)
+{
+    const struct board_serial *b = opaque;
+    const struct pc_serial *s = &b->pc->platform.serial[b->index];
+    if (s->out)
+        s->out(s->opaque, byte);
+}
+
+void board_poll(struct pc *pc, uint64_t now)
+{
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        const struct pc_serial *s = &pc->platform.serial[i];
+        struct board_serial *b = &pc->serial[i];
+        struct uart *u = &pc->uart[i];
+        /* Nobody listens before a driver has opened the port: what came earlier would be lost with its FIFO reset. */
+        while (!b->input_done && s->in && uart_listens(u) && uart_can_receive(u)) {
+            int c = s->in(s->opaque);
+            if (c == -1)
+                break;
+            if (c < 0)
+                b->input_done = true;
+            else
+                uart_receive(u, now, (uint8_t)c);
+        }
+    }
+}
+
+/* --- time ----------------------------------------------------------------------------------------------------------
+ */
+
+uint64_t board_deadline(const struct pc *pc)
+{
+    uint64_t ns = MIN(pit_deadline(&pc->pit), rtc_deadline(&pc->rtc));
+    for (unsigned i = 0; i < PC_SERIALS; i++)
+        ns = MIN(ns, uart_deadline(&pc->uart[i]));
+    return MIN(ns, acpi_pm_deadline(&pc->pm));
+}
+
+void board_run(struct pc *pc, uint64_t now)
+{
+    if (now >= pit_deadline(&pc->pit))
+        pit_run(&pc->pit, now);
+    if (now >= rtc_deadline(&pc->rtc))
+        rtc_run(&pc->rtc, now);
+    for (unsigned i = 0; i < PC_SERIALS; i++)
+        if (now >= uart_deadline(&pc->uart[i]))
+            uart_run(&pc->uart[i], now);
+    if (now >= acpi_pm_deadline(&pc->pm))
+        acpi_pm_run(&pc->pm, now);
+}
+
+/* --- ports and windows ---------------------------------------------------------------------------------------------
+ */
+
+static void after_access(struct pc *pc)
+{
+    if (board_deadline(pc) < pc->slice_end)
+        cpu_attend(pc->machine->cpu[pc->current].cpu, ATT_KICK);
+}
+
+/* The range that takes an access whole, or NULL. */
+static const struct device_range *find_port(const struct pc *pc, uint16_t port, unsigned size)
+{
+    if (!pc->port[port])
+        return NULL;
+    const struct device_range *r = &pc->range[pc->port[port] - 1];
+    return size <= r->ops->width && port + size <= r->base + r->len ? r : NULL;
+}
+
+static uint32_t port_read(struct pc *pc, uint64_t now, uint16_t port, unsigned size)
+{
+    const struct device_range *r = find_port(pc, port, size);
+    if (r)
+        return (uint32_t)(r->ops->read(r->dev, now, port - r->base + r->offset, size) & device_ones(size));
+    if (size == 1)
+        return 0xff;
+    unsigned half = size / 2;
+    uint32_t low = port_read(pc, now, port, half);
+    return low | port_read(pc, now, (uint16_t)(port + half), half) << half * 8;
+}
+
+static void port_write(struct pc *pc, uint64_t now, uint16_t port, unsigned size, uint32_t value)
+{
+    const struct device_range *r = find_port(pc, port, size);
+    if (r) {
+        r->ops->write(r->dev, now, port - r->base + r->offset, size, value & device_ones(size));
+    } else if (size > 1) {
+        unsigned half = size / 2;
+        port_write(pc, now, port, half, value);
+        port_write(pc, now, (uint16_t)(port + half), half, value >> half * 8);
+    }
+}
+
+static uint32_t port_in(void *opaque, uint16_t port, unsigned size)
+{
+    struct pc *pc = opaque;
+    uint32_t v = port_read(pc, pc_now(pc), port, size);
+    after_access(pc);
+    return v;
+}
+
+static void port_out(void *opaque, uint16_t port, unsigned size, uint32_t value)
+{
+    struct pc *pc = opaque;
+    port_write(pc, pc_now(pc), port, size, value);
+    after_access(pc);
+}
+
+static uint64_t window_read(void *opaque, hpa_t pa, unsigned size)
+{
+    struct board_window *w = opaque;
+    uint64_t v = device_read(w->ops, w->dev, pc_now(w->pc), pa.v & PAGE_OFFSET, size);
+    after_access(w->pc);
+    return v;
+}
+
+static void window_write(void *opaque, hpa_t pa, unsigned size, uint64_t value)
+{
+    struct board_window *w = opaque;
+    device_write(w->ops, w->dev, pc_now(w->pc), pa.v & PAGE_OFFSET, size, value);
+    after_access(w->pc);
+}
+
+static bool add_window(struct pc *pc, uint64_t base, const struct device_ops *ops, void *dev)
+{
+    static const struct mem_mmio_ops mmio_ops = {.read = window_read, .write = window_write};
+    struct board_window *w = &pc->window[pc->windows++];
+    *w = (struct board_window){.pc = pc, .ops = ops, .dev = dev};
+    return mem_add_mmio(pc->machine->mem, HPA(base), PAGE_SIZE, &mmio_ops, w);
+}
+
+/* What is added later stands over what is there. */
+static void add_ports(struct pc *pc, uint16_t base, unsigned len, uint64_t offset, const struct device_ops *ops,
+                      void *dev)
+{
+    pc->range[pc->ranges++] = (struct device_range){.base = base, .len = len, .offset = offset, .ops = ops, .dev = dev};
+    memset(&pc->port[base], (int)pc->ranges, len);
+}
+
+static void wire_devices(struct pc *pc, const struct pc_config *config)
+{
+    struct device_control control = {.request = request, .opaque = pc};
+    pc->pic.intr = (struct device_line){.set = intr_line, .opaque = pc};
+    pc->pit.irq = (struct device_line){.set = isa_line, .opaque = pc, .line = 0};
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        static const struct {
+            uint16_t port;
+            uint8_t irq;
+        } com[PC_SERIALS] = {{0x3f8, 4}, {0x2f8, 3}};
+        pc->serial[i] = (struct board_serial){.pc = pc, .index = i};
+        pc->uart[i].irq = (struct device_line){.set = isa_line, .opaque = pc, .line = com[i].irq};
+        pc->uart[i].tx = (struct device_out){.put = serial_put, .opaque = &pc->serial[i]};
+        uart_init(&pc->uart[i]);
+        add_ports(pc, com[i].port, 8, 0, &uart_ops, &pc->uart[i]);
+    }
+    pc->e9.out = pc->uart[0].tx;
+    pc->rtc.irq = (struct device_line){.set = isa_line, .opaque = pc, .line = 8};
+    pc->pm.sci = (struct device_line){.set = isa_line, .opaque = pc, .line = SCI_IRQ};
+    pc->pm.control = pc->i8042.control = pc->debug_exit.control = control;
+    pc->ioapic.send = ioapic_send;
+    pc->ioapic.opaque = pc;
+    ioapic_init(&pc->ioapic, 0);
+    pic_init(&pc->pic);
+    pit_init(&pc->pit);
+    rtc_init(&pc->rtc, 0, config->unix_time);
+    i8042_init(&pc->i8042);
+    acpi_pm_init(&pc->pm);
+
+    add_ports(pc, 0x20, 2, 0, &pic_ops, &pc->pic);
+    add_ports(pc, 0xa0, 2, 2, &pic_ops, &pc->pic);
+    add_ports(pc, 0x4d0, 2, 4, &pic_ops, &pc->pic);
+    add_ports(pc, 0x40, 4, 0, &pit_ops, &pc->pit);
+    add_ports(pc, 0x61, 1, 4, &pit_ops, &pc->pit);
+    add_ports(pc, 0x70, 2, 0, &rtc_ops, &pc->rtc);
+    add_ports(pc, 0x60, 1, 0, &i8042_ops, &pc->i8042);
+    add_ports(pc, 0x64, 1, 1, &i8042_ops, &pc->i8042);
+    add_ports(pc, 0x92, 1, 2, &i8042_ops, &pc->i8042);
+    add_ports(pc, PM_PORT, 12, 0, &acpi_pm_ops, &pc->pm);
+    add_ports(pc, 0xcf8, 8, 0, &pci_none_ops, &pc->pci);
+    add_ports(pc, RESET_IO, 1, 12, &acpi_pm_ops, &pc->pm);
+    add_ports(pc, 0x80, 1, 0, &latch_port_ops, &pc->post);
+    add_ports(pc, 0xe9, 1, 0, &debug_port_ops, &pc->e9);
+    add_ports(pc, 0xf4, 4, 0, &debug_exit_ops, &pc->debug_exit);
+    add_ports(pc, 0x510, 2, 0, &fw_cfg_ops, &pc->fw_cfg);
+}
+
+/* --- what firmware leaves ------------------------------------------------------------------------------------------
+ */
+
+static void add_item(struct pc *pc, uint16_t key, const char *name, const void *data, uint32_t size)
+{
+    pc->items[pc->fw_cfg.count++] = (struct fw_cfg_item){.key = key, .name = name, .data = data, .size = size};
+}
+
+static void fill_fw_cfg(struct pc *pc, uint64_t ram)
+{
+    pc->fw_id = 1; /* the port interface alone */
+    pc->fw_ram = ram;
+    pc->fw_cpus = (uint16_t)pc->machine->cpus;
+    pc->fw_cfg.items = pc->items;
+    add_item(pc, FW_CFG_SIGNATURE, NULL, "QEMU", 4);
+    add_item(pc, FW_CFG_ID, NULL, &pc->fw_id, sizeof pc->fw_id);
+    add_item(pc, FW_CFG_RAM_SIZE, NULL, &pc->fw_ram, sizeof pc->fw_ram);
+    add_item(pc, FW_CFG_NB_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
+    add_item(pc, FW_CFG_MAX_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
+    add_item(pc, FW_CFG_FILE_FIRST, "etc/e820", pc->map, pc->map_ranges * (uint32_t)sizeof *pc->map);
+}
+
+static void fill_cmos(struct pc *pc, uint64_t low, uint64_t high)
+{
+    uint64_t ext = MIN((low - PC_1M) >> 10, UINT64_C(0xffff));
+    uint64_t ext16 = low > (16u << 20) ? (low - (16u << 20)) >> 16 : 0;
+    struct rtc *r = &pc->rtc;
+    rtc_set_cmos(r, 0x15, 640 & 0xff);
+    rtc_set_cmos(r, 0x16, 640 >> 8);
+    rtc_set_cmos(r, 0x17, (uint8_t)ext);
+    rtc_set_cmos(r, 0x18, (uint8_t)(ext >> 8));
+    rtc_set_cmos(r, 0x30, (uint8_t)ext);
+    rtc_set_cmos(r, 0x31, (uint8_t)(ext >> 8));
+    rtc_set_cmos(r, 0x34, (uint8_t)ext16);
+    rtc_set_cmos(r, 0x35, (uint8_t)(ext16 >> 8));
+    rtc_set_cmos(r, 0x5b, (uint8_t)(high >> 16));
+    rtc_set_cmos(r, 0x5c, (uint8_t)(high >> 24));
+    rtc_set_cmos(r, 0x5d, (uint8_t)(high >> 32));
+    rtc_set_cmos(r, 0x5f, (uint8_t)(pc->machine->cpus - 1));
+}
+
+static bool fill_bios(struct pc *pc)
+{
+    uint8_t *bda = mem_host(pc->machine->mem, HPA(0x400), 256, true);
+    store16(bda + 0x00, 0x3f8);
+    store16(bda + 0x0e, PC_EBDA >> 4);
+    store16(bda + 0x13, PC_EBDA >> 10);
+    uint8_t *ebda = mem_host(pc->machine->mem, HPA(PC_EBDA), PC_VGA - PC_EBDA, true);
+    ebda[0] = (PC_VGA - PC_EBDA) >> 10;
+    const struct acpi_config acpi = {.cpus = pc->machine->cpus,
+                                     .lapic_base = PC_LAPIC,
+                                     .ioapic_base = PC_IOAPIC,
+                                     .ioapic_id = 0,
+                                     .pm_base = PM_PORT,
+                                     .reset_port = RESET_IO,
+                                     .sci_irq = SCI_IRQ,
+                                     .century = 0x32,
+                                     .uart_port = 0x3f8,
+                                     .uart_irq = 4};
+    uint8_t *bios = mem_host(pc->machine->mem, HPA(PC_BIOS), PC_1M - PC_BIOS, true);
+    return acpi_build_tables(bios, PC_1M - PC_BIOS - 4096, PC_BIOS, &acpi) != 0;
+}
+
+bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, uint64_t high, char *error)
+{
+    static const struct vmenter_port_ops port_ops = {.in = port_in, .out = port_out};
+    wire_devices(pc, config);
+    vmenter_set_ports(pc->machine, &port_ops, pc);
+    if (!add_window(pc, PC_IOAPIC, &ioapic_ops, &pc->ioapic)) {
+        snprintf(error, PC_ERROR_MAX, "the host has no memory left");
+        return false;
+    }
+    pc->map_ranges = memory_map(pc->map, low, high);
+    fill_fw_cfg(pc, config->mem);
+    fill_cmos(pc, low, high);
+    if (!fill_bios(pc)) {
+        snprintf(error, PC_ERROR_MAX, "the ACPI tables do not fit below 1 MiB: use fewer --cpus");
+        return false;
+    }
+    return true;
+}
