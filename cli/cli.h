@@ -58,7 +58,9 @@ bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem);
 /* Seconds, with a fraction. */
 bool cli_parse_seconds(const char *text, uint64_t *ns);
 
-/* Reads a whole file. False after a message. The caller frees *data. */
+#define CLI_FILE_MAX (UINT64_C(4) << 30)
+/* Reads a whole regular file, of at most CLI_FILE_MAX bytes and half of the host's RAM. False after a message. The
+ * caller frees *data. */
 bool cli_read_file(const char *path, void **data, size_t *size);
 
 /* The terminal, standard input and output, time: the platform of a guest (terminal.c). */
@@ -73,8 +75,8 @@ struct terminal {
     size_t in_at, in_used;
     void *saved; /* terminal settings */
 };
-/* `timeout_ns` 0: none. */
-void terminal_open(struct terminal *t, uint64_t timeout_ns);
+/* `timeout_ns` 0: none. Not `serial`: standard input is left alone. */
+void terminal_open(struct terminal *t, uint64_t timeout_ns, bool serial);
 void terminal_flush(struct terminal *t);
 void terminal_close(struct terminal *t);
 uint64_t terminal_time_ns(void);

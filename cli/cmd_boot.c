@@ -2,6 +2,8 @@
  *
  * cmd_boot.c: `vmenter boot`: a whole PC on the software processor; an unmodified hypervisor or kernel is its host.
  */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,30 +15,61 @@
 
 #define DEFAULT_MEM (UINT64_C(512) << 20)
 
-enum { OPT_CPU, OPT_CPUS, OPT_MEM, OPT_APPEND, OPT_INITRD, OPT_MODULE, OPT_CLOCK, OPT_TIMEOUT, OPT_STATS, OPT_HELP };
+enum {
+    OPT_CPU,
+    OPT_CPUS,
+    OPT_MEM,
+    OPT_APPEND,
+    OPT_INITRD,
+    OPT_MODULE,
+    OPT_SERIAL,
+    OPT_ENTRY,
+    OPT_CLOCK,
+    OPT_TIMEOUT,
+    OPT_TRACE,
+    OPT_STATS,
+    OPT_HELP
+};
 
 static const struct option options[] = {
     {"cpu", "MODEL", "processor model, NAME[,+feature,-feature...] (max); vmenter cpus lists them", OPT_CPU},
     {"cpus", "N", "logical processors, 1 to 64 (1)", OPT_CPUS},
     {"mem", "SIZE", "RAM, with K, M or G (512M)", OPT_MEM},
     {"append", "TEXT", "the image's command line", OPT_APPEND},
-    {"initrd", "FILE", "a Linux kernel's initial file system; a Multiboot image's first module", OPT_INITRD},
-    {"module", "FILE[,ARGS]", "a module for a Multiboot image; may be given again", OPT_MODULE},
+    {"initrd", "FILE", "a Linux kernel's initial file system; the first module of another image", OPT_INITRD},
+    {"module", "FILE[,ARGS]", "a module for a Multiboot or PVH image; may be given again", OPT_MODULE},
+    {"serial", "stdio|FILE", "where the first serial port goes (stdio); given again, the second (nowhere)", OPT_SERIAL},
+    {"entry", "16|32|64", "a Linux kernel's entry point (64 where it has one, else 32, else 16)", OPT_ENTRY},
     {"clock", "virtual|real", "what drives time: retired instructions, or the wall (real on a terminal, else virtual)",
      OPT_CLOCK},
     {"timeout", "SECONDS", "stop, with status 1, after so long on the wall", OPT_TIMEOUT},
+    {"trace", "WHAT[=FILE]", "not implemented yet", OPT_TRACE},
     {"stats", NULL, "instructions, interrupts, VM entries and exits at the end, to standard error", OPT_STATS},
     {"help", NULL, "this help", OPT_HELP},
     {0},
+};
+
+/* The other end of a serial line that goes to a file. */
+struct serial_file {
+    const char *name;
+    FILE *out;
 };
 
 struct arguments {
     bool stats, help, clock_given;
     const char *initrd;
     char *module[PC_MODULES_MAX];
+    const char *serial[PC_SERIALS]; /* NULL: nowhere */
+    unsigned serials;
+    struct serial_file file[PC_SERIALS];
     uint64_t timeout_ns;
     struct pc_config pc;
 };
+
+static bool is_stdio(const char *serial)
+{
+    return serial && !strcmp(serial, "stdio");
+}
 
 static int parse(int argc, char **argv, struct arguments *a)
 {
@@ -66,6 +99,24 @@ static int parse(int argc, char **argv, struct arguments *a)
             }
             a->pc.module[a->pc.modules++].name = p.value;
             break;
+        case OPT_SERIAL:
+            if (a->serials == PC_SERIALS) {
+                return cli_error("--serial %s: the machine has %u serial ports", p.value, PC_SERIALS);
+            }
+            if (!*p.value) {
+                return cli_error("--serial: 'stdio' or a file is wanted");
+            }
+            if (a->serials && is_stdio(a->serial[0]) && is_stdio(p.value)) {
+                return cli_error("--serial stdio: standard input and output are the first serial port's already");
+            }
+            a->serial[a->serials++] = p.value;
+            break;
+        case OPT_ENTRY:
+            a->pc.entry = !strcmp(p.value, "16") ? 16 : !strcmp(p.value, "32") ? 32 : !strcmp(p.value, "64") ? 64 : 0;
+            if (!a->pc.entry) {
+                return cli_error("--entry %s: 16, 32 or 64", p.value);
+            }
+            break;
         case OPT_CLOCK:
             a->clock_given = true;
             a->pc.clock = !strcmp(p.value, "real") ? VMENTER_CLOCK_REAL : VMENTER_CLOCK_VIRTUAL;
@@ -78,6 +129,7 @@ static int parse(int argc, char **argv, struct arguments *a)
                 return cli_error("--timeout %s: not a number of seconds above 0", p.value);
             }
             break;
+        case OPT_TRACE: return cli_error("--trace %s: NYI: not implemented yet", p.value);
         case OPT_STATS: a->stats = true; break;
         case OPT_HELP: a->help = true; return EXIT_OK;
         case OPTION_WORD:
@@ -129,15 +181,31 @@ static bool read_files(struct arguments *a)
     return true;
 }
 
+struct session {
+    struct terminal terminal;
+    struct serial_file *file; /* PC_SERIALS */
+};
+
 /* The terminal's words are the VMM's. */
 static enum pc_outcome look(void *opaque)
 {
-    struct terminal *t = opaque;
-    switch (t->platform.poll(t)) {
+    struct session *s = opaque;
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        if (s->file[i].out) {
+            fflush(s->file[i].out);
+        }
+    }
+    switch (s->terminal.platform.poll(&s->terminal)) {
     case VMM_TIMEOUT: return PC_TIMEOUT;
     case VMM_QUIT: return PC_QUIT;
     default: return PC_RUNNING;
     }
+}
+
+static void wait_input(void *opaque, uint64_t ns)
+{
+    struct session *s = opaque;
+    s->terminal.platform.wait(&s->terminal, ns);
 }
 
 static void write_line(void *opaque, const char *text)
@@ -145,24 +213,73 @@ static void write_line(void *opaque, const char *text)
     fprintf(stderr, "%s\n", text);
 }
 
+static void serial_out(void *opaque, uint8_t byte)
+{
+    putc(byte, ((struct serial_file *)opaque)->out);
+}
+
+static bool open_serial(struct arguments *a)
+{
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        if (!a->serial[i] || is_stdio(a->serial[i])) {
+            continue;
+        }
+        struct serial_file *f = &a->file[i];
+        /* Without waiting for a pipe's other end. */
+        int fd = open(a->serial[i], O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0666);
+        f->name = a->serial[i];
+        f->out = fd < 0 ? NULL : fdopen(fd, "w");
+        if (!f->out) {
+            cli_error("--serial %s: cannot be written: %s", f->name, strerror(errno));
+            return false;
+        }
+        fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) & ~O_NONBLOCK);
+        a->pc.platform.serial[i] = (struct pc_serial){.opaque = f, .out = serial_out};
+    }
+    return true;
+}
+
+/* False after a message: not all that was sent is in the file. */
+static bool close_serial(struct arguments *a)
+{
+    bool ok = true;
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        struct serial_file *f = &a->file[i];
+        bool failed = f->out && ferror(f->out);
+        if (f->out && (fclose(f->out) || failed)) {
+            cli_error("--serial %s: not everything could be written", f->name);
+            ok = false;
+        }
+    }
+    return ok;
+}
+
 static int run(struct arguments *a)
 {
     char error[PC_ERROR_MAX];
-    struct terminal t;
-    terminal_open(&t, a->timeout_ns);
-    a->pc.platform =
-        (struct pc_platform){.opaque = &t,
-                             .serial[0] = {.opaque = &t, .out = t.platform.serial_out, .in = t.platform.serial_in},
-                             .poll = look,
-                             .wait = t.platform.wait};
+    struct session s = {.file = a->file};
+    bool uses_stdio = is_stdio(a->serial[0]) || is_stdio(a->serial[1]);
+    if (!open_serial(a)) {
+        return EXIT_USAGE;
+    }
+    terminal_open(&s.terminal, a->timeout_ns, uses_stdio);
+    a->pc.platform.opaque = &s;
+    a->pc.platform.poll = look;
+    a->pc.platform.wait = wait_input;
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        if (is_stdio(a->serial[i])) {
+            a->pc.platform.serial[i] = (struct pc_serial){
+                .opaque = &s.terminal, .out = s.terminal.platform.serial_out, .in = s.terminal.platform.serial_in};
+        }
+    }
     struct pc *pc = pc_create(&a->pc, error);
     if (!pc) {
-        terminal_close(&t);
+        terminal_close(&s.terminal);
         return cli_error("%s", error);
     }
     int status = EXIT_GUEST;
     enum pc_outcome outcome = pc_run(pc);
-    terminal_flush(&t);
+    terminal_flush(&s.terminal);
     switch (outcome) {
     case PC_POWER_OFF:
     case PC_QUIT: status = EXIT_OK; break;
@@ -174,7 +291,7 @@ static int run(struct arguments *a)
         pc_print_stats(pc, write_line, NULL);
     }
     pc_destroy(pc);
-    terminal_close(&t);
+    terminal_close(&s.terminal);
     return status;
 }
 
@@ -197,11 +314,17 @@ int cmd_boot(int argc, char **argv)
              "a\nbad file.");
         return EXIT_OK;
     }
-    if (!a.clock_given && isatty(STDIN_FILENO)) {
+    if (!a.serials) {
+        a.serial[0] = "stdio";
+    }
+    if (!a.clock_given && isatty(STDIN_FILENO) && (is_stdio(a.serial[0]) || is_stdio(a.serial[1]))) {
         a.pc.clock = VMENTER_CLOCK_REAL;
     }
     a.pc.unix_time = a.pc.clock == VMENTER_CLOCK_REAL ? (uint64_t)time(NULL) : CLI_VIRTUAL_EPOCH;
     status = read_files(&a) ? run(&a) : EXIT_USAGE;
+    if (!close_serial(&a)) {
+        status = EXIT_USAGE;
+    }
     free((void *)a.pc.image.data);
     free((void *)a.pc.initrd.data);
     for (unsigned i = 0; i < a.pc.modules; i++) {

@@ -168,7 +168,7 @@ static int run(struct arguments *a, struct vmm_config *c)
             return status;
         }
     }
-    terminal_open(&s.terminal, a->timeout_ns);
+    terminal_open(&s.terminal, a->timeout_ns, true);
     c->machine = m;
     c->platform = s.terminal.platform;
     c->platform.opaque = &s;

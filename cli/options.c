@@ -136,7 +136,15 @@ bool cli_read_file(const char *path, void **data, size_t *size)
     }
     char *buf = NULL;
     size_t used = 0, room = 0;
+    /* Files of /proc say nothing of their size, or too much. */
+    uint64_t limit = (uint64_t)sysconf(_SC_PHYS_PAGES) / 2 * (uint64_t)sysconf(_SC_PAGE_SIZE);
+    limit = limit < CLI_FILE_MAX ? limit : CLI_FILE_MAX;
     for (;;) {
+        if (used > limit || (uint64_t)st.st_size > limit) {
+            cli_error("%s: has more than %llu MiB: a boot image or module of a sensible size is wanted", path,
+                      (unsigned long long)limit >> 20);
+            break;
+        }
         if (used == room) {
             room = room ? room * 2 : st.st_size > 0 ? (size_t)st.st_size + 1 : 65536;
             char *bigger = realloc(buf, room);

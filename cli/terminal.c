@@ -164,9 +164,9 @@ static uint64_t time_ns(void *opaque)
     return terminal_time_ns();
 }
 
-void terminal_open(struct terminal *t, uint64_t timeout_ns)
+void terminal_open(struct terminal *t, uint64_t timeout_ns, bool serial)
 {
-    *t = (struct terminal){.interactive = isatty(STDIN_FILENO)};
+    *t = (struct terminal){.interactive = serial && isatty(STDIN_FILENO), .eof = !serial};
     t->platform = (struct vmm_platform){.opaque = t,
                                         .serial_out = serial_out,
                                         .serial_in = serial_in,

@@ -61,6 +61,8 @@ struct pc_config {
     enum vmenter_clock clock;
     uint64_t unix_time; /* what the clock shows at the start */
     struct pc_file image;
+    unsigned
+        entry; /* which entry point of a Linux kernel: 16, 32 or 64 (bits); 0: 64 if there is one, else 32, else 16 */
     const char *append;    /* NULL: nothing */
     struct pc_file initrd; /* data NULL: none */
     struct pc_file module[PC_MODULES_MAX];
