@@ -37,5 +37,15 @@ size_t svm_explain(struct cpu *c, char *buf, size_t size);
 /* Names of exit codes; families give the first one's name and *index. NULL: reserved. */
 const char *svm_exit_name(uint64_t code, unsigned *index);
 const char *svm_exit_what(uint64_t code);
+/* The name with the member of a family: "CR3_WRITE", "EXCEPTION 14 #PF"; and what EXITINFO1 says with that code (may be
+ * empty). Length as snprintf does. */
+size_t svm_describe_exit(uint64_t code, char *buf, size_t size);
+size_t svm_describe_info1(uint64_t code, uint64_t info1, char *buf, size_t size);
+
+/* A VMCB as text (dump.c): a line for each field, in two groups.
+ *     save.cs.attrib = 0xVALUE  # words
+ * The name is that of a member of struct vmcb; blanks stand as they like; what follows '#' is for people, and so are
+ * lines that begin with it. `vmenter check` reads this. Length as snprintf does. */
+size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size);
 
 #endif

@@ -8,8 +8,6 @@
  */
 #include "src/vmx/vmx_int.h"
 
-#include <stdio.h>
-
 const struct vmcs_row vmcs_rows[F_COUNT] = {
 #define VMCS(name_, encoding_, when_, group_, text_)                                                                   \
     [F_##name_] = {.encoding = encoding_,                                                                              \
@@ -144,21 +142,4 @@ const char *vmenter_vmcs_field_name(uint32_t encoding)
 {
     int slot = vmcs_slot_of(encoding);
     return slot < 0 ? "?" : vmcs_rows[slot].name;
-}
-
-size_t vmx_dump(struct cpu *c, char *buf, size_t size)
-{
-    struct vmx_cpu *x = vmx_of(c);
-    size_t at = 0;
-    if (size)
-        *buf = 0;
-    if (!x || !x->cur)
-        return 0;
-    for (unsigned i = 0; i < F_COUNT; i++)
-        if (x->caps.field[i]) {
-            int n = snprintf(at < size ? buf + at : NULL, at < size ? size - at : 0, "%04x %-38s %016llx\n",
-                             vmcs_rows[i].encoding, vmcs_rows[i].name, (unsigned long long)x->cur->f[i]);
-            at += n > 0 ? (size_t)n : 0;
-        }
-    return at;
 }

@@ -49,7 +49,19 @@ bool vmx_on(const struct cpu *c);
  * sentence. Empty when it was not refused. Length as snprintf does. */
 size_t vmx_explain(struct cpu *c, char *buf, size_t size);
 
-/* Every field of the current VMCS that the model has, a line each, for dumps. Length as snprintf does. */
+/* A VMCS as text (dump.c): a line for each field that `get` knows, in groups.
+ *     NAME = 0xVALUE  # words
+ * NAME is that of vmcs.def; blanks stand as they like; what follows '#' is for people, and so are lines that begin with
+ * it. `vmenter check` reads this. Length as snprintf does. */
+typedef bool vmx_field_fn(void *opaque, uint32_t encoding, uint64_t *value); /* false: there is no such field */
+size_t vmx_dump_fields(vmx_field_fn *get, void *opaque, char *buf, size_t size);
+/* The same of the current VMCS, all fields that the model has; empty when there is none. */
 size_t vmx_dump(struct cpu *c, char *buf, size_t size);
+
+/* Words: of a field's value (what is more than a number: controls, reasons, events, access rights), of an exit
+ * qualification. reason: the whole exit-reason field that goes with it. May be empty. Length as snprintf does. */
+size_t vmx_describe_field(uint32_t encoding, uint64_t value, uint32_t reason, char *buf, size_t size);
+size_t vmx_describe_qualification(uint32_t reason, uint64_t qualification, char *buf, size_t size);
+const char *vmx_exit_name(uint32_t reason); /* of vmx_exit.def; "RESERVED" */
 
 #endif
