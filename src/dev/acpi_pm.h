@@ -12,6 +12,7 @@
 
 #define ACPI_PM_TIMER_HZ    3579545u
 #define ACPI_PM_S5          5u
+#define ACPI_PM_PORTS       12u /* without the reset register */
 #define ACPI_PM_RESET_VALUE 0x06u
 
 struct acpi_pm_state {

@@ -62,3 +62,24 @@ static void latch_port_write(void *dev, uint64_t now, uint64_t offset, unsigned 
 }
 
 const struct device_ops latch_port_ops = {.width = 1, .read = latch_port_read, .write = latch_port_write};
+
+static uint64_t apm_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    struct apm *a = dev;
+    return offset ? a->s.status : a->s.control;
+}
+
+static void apm_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct apm *a = dev;
+    if (offset) {
+        a->s.status = (uint8_t)value;
+        return;
+    }
+    a->s.control = (uint8_t)value;
+    if (a->smi) {
+        a->smi(a->opaque, (uint8_t)value);
+    }
+}
+
+const struct device_ops apm_ops = {.width = 1, .read = apm_read, .write = apm_write};

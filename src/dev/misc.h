@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * misc.h: devices of a register or two: PCI configuration ports of a machine without PCI devices, the debug port 0xe9,
- * the POST code port 0x80, isa-debug-exit.
+ * the POST code port 0x80, isa-debug-exit, the ports 0xb2 and 0xb3 by which software calls SMM.
  */
 #ifndef VMENTER_DEV_MISC_H
 #define VMENTER_DEV_MISC_H
@@ -36,5 +36,16 @@ struct latch_port {
     } s;
 };
 extern const struct device_ops latch_port_ops;
+
+/* Register space: 0 APM control (port 0xb2), 1 APM status (0xb3). Both keep what is written; a write of the former
+ * raises SMI where the chipset lets it: the host decides. */
+struct apm {
+    void (*smi)(void *opaque, uint8_t command); /* may be NULL */
+    void *opaque;
+    struct {
+        uint8_t control, status;
+    } s;
+};
+extern const struct device_ops apm_ops;
 
 #endif

@@ -8,7 +8,7 @@
  * splits it.
  *
  * DEVIATION: the VGA's addresses are plain memory, address line 20 is always on.
- * NYI: PCI (every function is absent), HPET, the MP table.
+ * NYI: HPET, the MP table.
  */
 #include <stdio.h>
 
@@ -22,11 +22,31 @@
 /* --- lines ---------------------------------------------------------------------------------------------------------
  */
 
+static void update_isa(struct pc *pc, unsigned irq)
+{
+    bool level = (pc->isa_levels | pc->pirq_levels) >> irq & 1;
+    pic_set_line(&pc->pic, irq, level);
+    ioapic_set_line(&pc->ioapic, irq == 0 ? 2 : irq, level);
+}
+
 static void isa_line(void *opaque, unsigned irq, bool level)
 {
     struct pc *pc = opaque;
-    pic_set_line(&pc->pic, irq, level);
-    ioapic_set_line(&pc->ioapic, irq == 0 ? 2 : irq, level);
+    pc->isa_levels = (uint16_t)((pc->isa_levels & ~(1u << irq)) | (unsigned)level << irq);
+    update_isa(pc, irq);
+}
+
+static void pirq_line(void *opaque, unsigned irq, bool level)
+{
+    struct pc *pc = opaque;
+    pc->pirq_levels = (uint16_t)((pc->pirq_levels & ~(1u << irq)) | (unsigned)level << irq);
+    update_isa(pc, irq);
+}
+
+static void intx(void *opaque, unsigned line, bool level)
+{
+    struct pc *pc = opaque;
+    isa_bridge_pirq(&pc->isa_bridge, line, level);
 }
 
 static void intr_line(void *opaque, unsigned line, bool level)
@@ -193,7 +213,7 @@ static void port_out(void *opaque, uint16_t port, unsigned size, uint32_t value)
 static uint64_t window_read(void *opaque, hpa_t pa, unsigned size)
 {
     struct board_window *w = opaque;
-    uint64_t v = device_read(w->ops, w->dev, pc_now(w->pc), pa.v & PAGE_OFFSET, size);
+    uint64_t v = device_read(w->ops, w->dev, pc_now(w->pc), pa.v - w->base, size);
     after_access(w->pc);
     return v;
 }
@@ -201,24 +221,106 @@ static uint64_t window_read(void *opaque, hpa_t pa, unsigned size)
 static void window_write(void *opaque, hpa_t pa, unsigned size, uint64_t value)
 {
     struct board_window *w = opaque;
-    device_write(w->ops, w->dev, pc_now(w->pc), pa.v & PAGE_OFFSET, size, value);
+    device_write(w->ops, w->dev, pc_now(w->pc), pa.v - w->base, size, value);
     after_access(w->pc);
+}
+
+static bool show_window(struct pc *pc, struct board_window *w)
+{
+    static const struct mem_mmio_ops mmio_ops = {.read = window_read, .write = window_write};
+    return mem_add_mmio(pc->machine->mem, HPA(w->base), w->len, &mmio_ops, w);
 }
 
 static bool add_window(struct pc *pc, uint64_t base, const struct device_ops *ops, void *dev)
 {
-    static const struct mem_mmio_ops mmio_ops = {.read = window_read, .write = window_write};
     struct board_window *w = &pc->window[pc->windows++];
-    *w = (struct board_window){.pc = pc, .ops = ops, .dev = dev};
-    return mem_add_mmio(pc->machine->mem, HPA(base), PAGE_SIZE, &mmio_ops, w);
+    *w = (struct board_window){.pc = pc, .base = base, .len = PAGE_SIZE, .ops = ops, .dev = dev, .on = true};
+    return show_window(pc, w);
 }
 
 /* What is added later stands over what is there. */
-static void add_ports(struct pc *pc, uint16_t base, unsigned len, uint64_t offset, const struct device_ops *ops,
-                      void *dev)
+static struct device_range *add_ports(struct pc *pc, uint16_t base, unsigned len, uint64_t offset,
+                                      const struct device_ops *ops, void *dev)
 {
-    pc->range[pc->ranges++] = (struct device_range){.base = base, .len = len, .offset = offset, .ops = ops, .dev = dev};
+    struct device_range *r = &pc->range[pc->ranges++];
+    *r = (struct device_range){.base = base, .len = len, .offset = offset, .ops = ops, .dev = dev};
     memset(&pc->port[base], (int)pc->ranges, len);
+    return r;
+}
+
+/* Ranges that move: everything is laid out again, the fixed ones above them. */
+static void place_ports(struct pc *pc)
+{
+    memset(pc->port, 0, sizeof pc->port);
+    for (unsigned pass = 0; pass < 2; pass++)
+        for (unsigned i = 0; i < pc->ranges; i++)
+            if (pc->range[i].len && (i >= pc->fixed_ranges || &pc->range[i] == pc->pm_range) == !pass)
+                memset(&pc->port[pc->range[i].base], (int)i + 1, pc->range[i].len);
+}
+
+static void pm_moved(void *opaque, uint16_t base)
+{
+    struct pc *pc = opaque;
+    pc->pm_range->base = base;
+    pc->pm_range->len = base ? ACPI_PM_PORTS : 0;
+    place_ports(pc);
+}
+
+static void map_ports(struct pc *pc, const struct pci_bar *bar, uint64_t base, bool on)
+{
+    unsigned i = pc->fixed_ranges;
+    while (i < pc->ranges && (on ? pc->range[i].len != 0 : pc->range[i].dev != bar->dev || pc->range[i].base != base))
+        i++;
+    if (i == BOARD_RANGES || (!on && i == pc->ranges))
+        return;
+    pc->ranges = MAX(pc->ranges, i + 1);
+    pc->range[i] = (struct device_range){.base = base, .len = on ? bar->size : 0, .ops = bar->ops, .dev = bar->dev};
+    place_ports(pc);
+}
+
+/* Where a BAR comes to lie over RAM or another window, that is what is seen. */
+static void map_memory(struct pc *pc, const struct pci_bar *bar, uint64_t base, bool on)
+{
+    unsigned i = pc->fixed_windows;
+    while (i < pc->windows &&
+           (on ? pc->window[i].len != 0 : pc->window[i].dev != bar->dev || pc->window[i].base != base))
+        i++;
+    if (i == BOARD_WINDOWS || (!on && i == pc->windows))
+        return;
+    struct board_window *w = &pc->window[i];
+    if (on) {
+        pc->windows = MAX(pc->windows, i + 1);
+        *w = (struct board_window){.pc = pc, .base = base, .len = bar->size, .ops = bar->ops, .dev = bar->dev};
+        w->on = show_window(pc, w);
+    } else {
+        if (w->on)
+            mem_remove(pc->machine->mem, HPA(w->base), w->len);
+        *w = (struct board_window){0};
+    }
+}
+
+static void map_bar(void *opaque, struct pci_function *f, unsigned bar, uint64_t base, bool on)
+{
+    const struct pci_bar *b = &f->bar[bar];
+    if (b->io)
+        map_ports(opaque, b, base, on);
+    else
+        map_memory(opaque, b, base, on);
+}
+
+static void wire_chipset(struct pc *pc)
+{
+    pc->pci.map = map_bar;
+    pc->pci.intx = intx;
+    pc->pci.opaque = pc;
+    pc->isa_bridge.irq = (struct device_line){.set = pirq_line, .opaque = pc};
+    host_bridge_init(&pc->host_bridge, &pc->pci, PCI_DEVFN(0, 0));
+    isa_bridge_init(&pc->isa_bridge, &pc->pci, PCI_DEVFN(1, 0));
+    pm_bridge_init(&pc->pm_bridge, &pc->pci, PCI_DEVFN(1, 3));
+    vga_init(&pc->vga);
+    add_ports(pc, 0xcf8, 8, 0, &pci_ops, &pc->pci);
+    add_ports(pc, 0xb2, 2, 0, &apm_ops, &pc->apm);
+    add_ports(pc, 0x3c0, 32, 0, &vga_ops, &pc->vga);
 }
 
 static void wire_devices(struct pc *pc, const struct pc_config *config)
@@ -259,8 +361,7 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     add_ports(pc, 0x60, 1, 0, &i8042_ops, &pc->i8042);
     add_ports(pc, 0x64, 1, 1, &i8042_ops, &pc->i8042);
     add_ports(pc, 0x92, 1, 2, &i8042_ops, &pc->i8042);
-    add_ports(pc, PM_PORT, 12, 0, &acpi_pm_ops, &pc->pm);
-    add_ports(pc, 0xcf8, 8, 0, &pci_none_ops, &pc->pci);
+    pc->pm_range = add_ports(pc, PM_PORT, ACPI_PM_PORTS, 0, &acpi_pm_ops, &pc->pm);
     add_ports(pc, RESET_IO, 1, 12, &acpi_pm_ops, &pc->pm);
     add_ports(pc, 0x80, 1, 0, &latch_port_ops, &pc->post);
     add_ports(pc, 0xe9, 1, 0, &debug_port_ops, &pc->e9);
@@ -288,6 +389,28 @@ static void fill_fw_cfg(struct pc *pc, uint64_t ram)
     add_item(pc, FW_CFG_NB_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
     add_item(pc, FW_CFG_MAX_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
     add_item(pc, FW_CFG_FILE_FIRST, "etc/e820", pc->map, pc->map_ranges * (uint32_t)sizeof *pc->map);
+}
+
+/* The BIOS writer's part: RAM instead of ROM below 1 MiB, interrupts of the PCI bus, where the ACPI registers are. */
+static void fill_chipset(struct pc *pc)
+{
+    static const uint8_t pirq[4] = {10, 10, 11, 11};
+    uint16_t levels = 1u << SCI_IRQ;
+    for (unsigned i = 0; i < 7; i++)
+        pci_config_write(&pc->host_bridge.fn, CHIPSET_PAM + i, 1, i ? 0x33 : 0x30);
+    pci_config_write(&pc->host_bridge.fn, PCI_COMMAND, 2, 0x107);
+    for (unsigned i = 0; i < 4; i++) {
+        pci_config_write(&pc->isa_bridge.fn, CHIPSET_PIRQ + i, 1, pirq[i]);
+        levels |= 1u << pirq[i];
+    }
+    struct pci_function *pm = &pc->pm_bridge.fn;
+    pci_config_write(pm, PCI_INTERRUPT_LINE, 1, SCI_IRQ);
+    pci_config_write(pm, PCI_COMMAND, 2, PCI_COMMAND_IO);
+    pci_config_write(pm, CHIPSET_PMBA, 4, PM_PORT);
+    pci_config_write(pm, CHIPSET_PMREGMISC, 1, 1);
+    pc->pm_bridge.moved = pm_moved;
+    pc->pm_bridge.opaque = pc;
+    port_write(pc, 0, 0x4d0, 2, levels);
 }
 
 static void fill_cmos(struct pc *pc, uint64_t low, uint64_t high)
@@ -334,14 +457,18 @@ static bool fill_bios(struct pc *pc)
 bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, uint64_t high, char *error)
 {
     static const struct vmenter_port_ops port_ops = {.in = port_in, .out = port_out};
+    wire_chipset(pc);
     wire_devices(pc, config);
+    pc->fixed_ranges = pc->ranges;
     vmenter_set_ports(pc->machine, &port_ops, pc);
     if (!add_window(pc, PC_IOAPIC, &ioapic_ops, &pc->ioapic)) {
         snprintf(error, PC_ERROR_MAX, "the host has no memory left");
         return false;
     }
+    pc->fixed_windows = pc->windows;
     pc->map_ranges = memory_map(pc->map, low, high);
     fill_fw_cfg(pc, config->mem);
+    fill_chipset(pc);
     fill_cmos(pc, low, high);
     if (!fill_bios(pc)) {
         snprintf(error, PC_ERROR_MAX, "the ACPI tables do not fit below 1 MiB: use fewer --cpus");

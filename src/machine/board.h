@@ -8,24 +8,29 @@
 
 #include "src/cpu/sys.h"
 #include "src/dev/acpi_pm.h"
+#include "src/dev/chipset.h"
 #include "src/dev/fw_cfg.h"
 #include "src/dev/i8042.h"
 #include "src/dev/ioapic.h"
 #include "src/dev/linux_boot.h"
 #include "src/dev/misc.h"
+#include "src/dev/pci.h"
 #include "src/dev/pic.h"
 #include "src/dev/pit.h"
 #include "src/dev/rtc.h"
 #include "src/dev/uart.h"
+#include "src/dev/vga.h"
 #include "src/machine/machine.h"
 #include "src/machine/pc.h"
 
 #define BOARD_RANGES  48
-#define BOARD_WINDOWS 4
+#define BOARD_WINDOWS 16
 #define FW_CFG_ITEMS  20
 
 struct board_window { /* of memory-mapped registers */
     struct pc *pc;
+    uint64_t base, len;
+    bool on; /* the window of a BAR: memory shows it, for no RAM is there */
     const struct device_ops *ops;
     void *dev;
 };
@@ -55,8 +60,13 @@ struct pc {
     struct i8042 i8042;
     struct ioapic ioapic;
     struct acpi_pm pm;
-    struct pci_none pci;
+    struct pci_bus pci;
+    struct host_bridge host_bridge;
+    struct isa_bridge isa_bridge;
+    struct pm_bridge pm_bridge;
+    struct vga vga;
     struct latch_port post;
+    struct apm apm;
     struct debug_port e9;
     struct debug_exit debug_exit;
     struct fw_cfg fw_cfg;
@@ -69,10 +79,12 @@ struct pc {
     unsigned map_ranges;
 
     struct device_range range[BOARD_RANGES]; /* of ports */
-    unsigned ranges;
-    uint8_t port[65536]; /* index of the range, plus one; 0: nothing there */
+    unsigned ranges, fixed_ranges;           /* those after the latter are BARs */
+    struct device_range *pm_range;
+    uint16_t isa_levels, pirq_levels; /* of the ISA interrupts: by their devices, by the PCI bus */
+    uint8_t port[65536];              /* index of the range, plus one; 0: nothing there */
     struct board_window window[BOARD_WINDOWS];
-    unsigned windows;
+    unsigned windows, fixed_windows;
 };
 
 /* pc.c */
