@@ -35,7 +35,12 @@ struct code_page {
     struct code_page *next;
     struct block *blocks;
     uint64_t granules; /* 64 bytes each: a live block may hold bytes of it */
+    unsigned idle;     /* writes since the last live block went */
 };
+
+/* A page whose code was overwritten is kept noted for so many writes: code that rewrites itself is about to run again,
+ * and to note a page is to search the TLB. */
+#define IDLE_WRITES 32u
 
 static unsigned hash_slot(uint64_t pa)
 {
@@ -136,6 +141,7 @@ static void flush_now(struct cpu *c)
         while (cc->page[i])
             page_drop(c, cc->page[i]);
     memset(cc->hash, 0, sizeof cc->hash);
+    memset(cc->memo, 0, sizeof cc->memo);
     jumps_clear(cc);
     cc->arena_used = 0;
     cc->spare = NULL;
@@ -239,8 +245,7 @@ static void page_written(struct cpu *c, struct code_page *p, unsigned first, uns
         at = &b->page_next[(b->pa & PAGE_BASE) != p->pa];
     }
     p->granules = granules;
-    if (!p->blocks)
-        page_drop(c, p);
+    p->idle = 0;
 }
 
 bool code_noted(const struct cpu *c, hpa_t page)
@@ -255,6 +260,8 @@ void code_written(struct cpu *c, hpa_t pa, unsigned len)
         struct code_page *p = page_find(c->code, pa.v & PAGE_BASE);
         if (p && p->granules & granules_of(first, first + part - 1))
             page_written(c, p, first, first + part - 1);
+        else if (p && !p->blocks && ++p->idle > IDLE_WRITES)
+            page_drop(c, p);
         pa.v += part;
         len -= part;
     }
@@ -366,6 +373,32 @@ void code_fall_through(struct cpu *c, const struct op *o)
     GO_ON(c);
 }
 
+/* decode_insn(), by memory where these bytes were decoded at the same place of a block before. */
+static enum decode_result decode(struct code_cache *cc, unsigned code, const uint8_t *bytes, unsigned avail,
+                                 unsigned at, unsigned n, struct op out[DECODE_OPS_MAX], unsigned *count, unsigned *len)
+{
+    uint32_t h = bytes[0] ^ (uint32_t)bytes[avail > 1] << 4 ^ (uint32_t)bytes[avail > 2 ? 2 : 0] << 8 ^ at * 0x9e5u;
+    struct memo *m = &cc->memo[(h ^ h >> 10) % MEMO_SLOTS];
+    if (m->len && m->len <= avail && m->at == at && m->n == n && m->code == code && !memcmp(m->bytes, bytes, m->len)) {
+        memcpy(out, m->ops, sizeof m->ops);
+        *count = m->count;
+        *len = m->len;
+        return m->result;
+    }
+    enum decode_result r = decode_insn(&cc->decoder, code, bytes, avail, at, n, out, count, len);
+    if (out->fn != op_raise_ud && out->fn != op_raise_gp0) { /* not what depends on how many bytes are there */
+        *m = (struct memo){.len = (uint8_t)*len,
+                           .at = (uint16_t)at,
+                           .n = (uint8_t)n,
+                           .code = (uint8_t)code,
+                           .count = (uint8_t)*count,
+                           .result = (uint8_t)r};
+        memcpy(m->bytes, bytes, *len);
+        memcpy(m->ops, out, *count * sizeof *out);
+    }
+    return r;
+}
+
 static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t *host, unsigned key)
 {
     struct code_cache *cc = c->code;
@@ -382,8 +415,8 @@ static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t
     unsigned max = key & BLOCK_STEP || !s.plain ? 1 : OP_BLOCK_MAX;
     while (n < max) {
         unsigned made, len;
-        enum decode_result r = decode_insn(&cc->decoder, key & (CODE_MODE | CODE_REAL), s.bytes + at, s.total - at, at,
-                                           n, ops + count, &made, &len);
+        enum decode_result r =
+            decode(cc, key & (CODE_MODE | CODE_REAL), s.bytes + at, s.total - at, at, n, ops + count, &made, &len);
         if (r == DECODE_MORE) {
             if (n)
                 break; /* it gets a block of its own, or there is no room for its bytes here */

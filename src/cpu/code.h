@@ -43,11 +43,22 @@ _Static_assert(sizeof(struct code_link) == sizeof(struct op), "a link is an oper
 
 #define CODE_HASH_SLOTS 16384u
 #define CODE_PAGE_SLOTS 4096u
+/* The last instruction decoded of those that share a slot. Code that rewrites itself mostly changes one instruction of
+ * a block: the others need not be decoded again. */
+#define MEMO_SLOTS 1024u
+struct memo {
+    uint8_t bytes[15], len; /* len 0: nothing */
+    uint16_t at;
+    uint8_t n, code, count, result;
+    struct op ops[DECODE_OPS_MAX];
+};
+
 struct code_cache {
     struct jump jump[JUMP_SLOTS]; /* cpu.jump points here */
     struct block *hash[CODE_HASH_SLOTS];
     struct code_page *page[CODE_PAGE_SLOTS];
     struct decoder decoder;
+    struct memo memo[MEMO_SLOTS];
     uint8_t *arena;
     size_t arena_used;
     struct code_page *spare; /* dropped pages, used again until the next flush */

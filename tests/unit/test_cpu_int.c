@@ -309,6 +309,28 @@ static void test_modified_target(void **state)
     assert_int_equal(c->gpr[GPR_RDX], 100 * 101 / 2);
 }
 
+/* A page whose code was overwritten stays noted while it may become code again, and is plain data again after enough
+ * writes. */
+static void test_code_becomes_data(void **state)
+{
+    struct env *e = *state;
+    struct cpu *c = e->c;
+    /* The page of CODE + 0x1000: one instruction, jumped to and then written over, from here: 0: jmp [rbx]; the other:
+     * jmp back to 2; 2: mov [rbx+1], al; 5: dec ecx; 7: jnz 2; 9: hlt */
+    LOAD(e, CODE, 0xff, 0xe3, 0x88, 0x43, 0x01, 0xff, 0xc9, 0x75, 0xf9, 0xf4);
+    LOAD(e, CODE + 0x1000, 0xff, 0xe6); /* jmp rsi */
+    c->gpr[GPR_RBX] = CODE + 0x1000;
+    c->gpr[GPR_RSI] = CODE + 2;
+    c->gpr[GPR_RCX] = 1000;
+    assert_int_equal(cpu_run(c, 2 + 3), STOP_BUDGET);
+    assert_true(mem_code_noted(c->mem, HPA(CODE + 0x1000)) > 0);
+    uint64_t killed = c->code->killed;
+    assert_int_equal(killed, 1);
+    assert_int_equal(cpu_run(c, 3 * 500), STOP_BUDGET);
+    assert_int_equal(c->code->killed, killed);
+    assert_int_equal(mem_code_noted(c->mem, HPA(CODE + 0x1000)), 0);
+}
+
 /* A comparison and the branch behind it run as one operation: same flags, same way as one by one. */
 static void test_compare_and_branch(void **state)
 {
@@ -599,6 +621,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_features, setup, teardown),
         cmocka_unit_test_setup_teardown(test_exact_stop, setup, teardown),
         cmocka_unit_test_setup_teardown(test_self_modifying, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_code_becomes_data, setup, teardown),
         cmocka_unit_test_setup_teardown(test_modified_target, setup, teardown),
         cmocka_unit_test_setup_teardown(test_compare_and_branch, setup, teardown),
         cmocka_unit_test_setup_teardown(test_foreign_write, setup, teardown),
