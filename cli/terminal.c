@@ -70,7 +70,7 @@ static void serial_out(void *opaque, uint8_t byte)
 {
     struct terminal *t = opaque;
     put(t, (char)byte);
-    if (byte == '\n' && t->interactive) {
+    if (byte == '\n') { /* whoever follows the output sees a line when it is said */
         terminal_flush(t);
     }
 }
