@@ -67,6 +67,7 @@ bool linux_load(struct vmm *v)
                            .map = map,
                            .ranges = memory_map(map, v->low, v->high),
                            .rsdp = GUEST_BIOS,
+                           .bits = 64,
                            .ram = guest_ram,
                            .opaque = v};
     if (!linux_boot_load(&b)) {

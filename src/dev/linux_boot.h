@@ -1,13 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * linux_boot.h: what firmware and a boot loader leave in the memory of a PC: its memory map, and a Linux bzImage by the
- * 64-bit boot protocol (Linux documentation, "The Linux/x86 Boot Protocol", "64-bit Boot Protocol").
+ * linux_boot.h: what firmware and a boot loader leave in the memory of a PC: its memory map, and a Linux bzImage by any
+ * of its entry points (Linux documentation, "The Linux/x86 Boot Protocol": "64-bit Boot Protocol", "32-bit Boot
+ * Protocol", "Running the Kernel").
  *
  * No device, but freestanding as they are and used by the same hosts: a software PC, and a VMM for its guest. The host
- * gives access to guest-physical RAM and sets the registers: long mode, paging from LINUX_BOOT_PAGING, the GDT at
- * LINUX_BOOT_GDT with code 0x10, data 0x18 and a busy TSS 0x20, RSI = LINUX_BOOT_PARAMS, interrupts off.
- *
- * NYI: the 16- and 32-bit entries of the boot protocol.
+ * gives access to guest-physical RAM and sets the registers, interrupts off:
+ * - 64: long mode, paging from LINUX_BOOT_PAGING, the GDT at LINUX_BOOT_GDT with code 0x10, data 0x18 and a busy TSS
+ *   0x20; RSI = LINUX_BOOT_PARAMS;
+ * - 32: protected mode without paging, the same selectors, code being of 32 bits; ESI = LINUX_BOOT_PARAMS,
+ *   EBP = EDI = EBX = 0;
+ * - 16: real mode, CS = LINUX_BOOT_PARAMS / 16 + 0x20, the other segments LINUX_BOOT_PARAMS / 16,
+ *   SP = LINUX_BOOT_HEAP_END; the kernel's own 16-bit code then asks a BIOS what memory there is.
  */
 #ifndef VMENTER_DEV_LINUX_BOOT_H
 #define VMENTER_DEV_LINUX_BOOT_H
@@ -37,11 +41,12 @@ struct memory_range {
 unsigned memory_map(struct memory_range map[MEMORY_MAP_MAX], uint64_t low, uint64_t high);
 
 /* Guest-physical layout below 1 MiB. */
-#define LINUX_BOOT_PARAMS  0x10000u
-#define LINUX_BOOT_GDT     0x11000u
-#define LINUX_BOOT_STACK   0x18000u
-#define LINUX_BOOT_CMDLINE 0x20000u
-#define LINUX_BOOT_PAGING  0x30000u /* PML4, PDPT, four PDs: the low 4 GiB to themselves */
+#define LINUX_BOOT_PARAMS   0x10000u
+#define LINUX_BOOT_HEAP_END 0xe000u /* of the 16-bit code, from LINUX_BOOT_PARAMS */
+#define LINUX_BOOT_GDT      0x11000u
+#define LINUX_BOOT_STACK    0x18000u
+#define LINUX_BOOT_CMDLINE  0x20000u
+#define LINUX_BOOT_PAGING   0x30000u /* PML4, PDPT, four PDs: the low 4 GiB to themselves */
 
 struct linux_file {
     const void *data; /* NULL: none */
@@ -54,6 +59,7 @@ struct linux_boot {
     const struct memory_range *map;
     unsigned ranges;
     uint64_t rsdp;
+    unsigned bits; /* the entry: 16, 32, 64; 0: 64 if the kernel has it, else 32, else 16. The result is one of three */
     /* RAM that the host reaches: [gpa, gpa+len) is in [0, low). */
     void *(*ram)(void *opaque, uint64_t gpa, uint64_t len);
     void *opaque;

@@ -76,6 +76,7 @@ bool boot_load(struct boot *b)
 {
     const struct pc_file *f = &b->config->image;
     const uint8_t *p = f->data;
+    boot_bios(b);
     if (!f->size)
         return boot_fail(b, "%s: the file is empty: a Multiboot image or a Linux bzImage is wanted", f->name);
     if (multiboot_find(p, f->size) >= 0)

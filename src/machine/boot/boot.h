@@ -11,6 +11,10 @@
 #include "src/machine/machine.h"
 #include "src/machine/pc.h"
 
+/* The last page below 1 MiB: real-mode services, and the GDT for the selectors that an image starts with. */
+#define BOOT_BIOS (PC_1M - 4096)
+#define BOOT_GDT  (PC_1M - 64)
+
 #define BOOT_USED_MAX (PC_MODULES_MAX + 80)
 
 struct boot {
@@ -39,6 +43,9 @@ bool boot_take(struct boot *b, uint64_t pa, uint64_t len);
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to);
 /* Sets all segment registers: flat, with these selectors, in the mode that the code segment's rights give. */
 void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data);
+
+/* The real-mode services of a BIOS. */
+void boot_bios(struct boot *b);
 
 /* The offset of the Multiboot 1 header, or -1. */
 long multiboot_find(const void *image, size_t size);

@@ -24,9 +24,6 @@
 #define ADDRESSES     BIT(16)
 #define SEGMENTS_MAX  64u
 
-/* A GDT for the selectors that the processor starts with, at the end of the BIOS's reserved range. */
-#define GDT_PA (PC_1M - 64)
-
 struct info { /* "Boot information format" */
     uint32_t flags, mem_lower, mem_upper, boot_device, cmdline, mods_count, mods_addr, syms[4], mmap_length, mmap_addr;
     uint32_t drives_length, drives_addr, config_table, boot_loader_name;
@@ -252,12 +249,12 @@ bool multiboot_load(struct boot *b)
 
     /* "Machine state". */
     static const uint64_t gdt[] = {0, 0x00cf9b000000ffffull, 0x00cf93000000ffffull};
-    mem_write(b->machine->mem, HPA(GDT_PA), gdt, sizeof gdt);
+    mem_write(b->machine->mem, HPA(BOOT_GDT), gdt, sizeof gdt);
     struct cpu *c = b->machine->cpu[0].cpu;
     boot_flat(c, 0x08, AR_G | AR_DB | AR_P | AR_S | 0xb, 0x10);
     c->seg[SEG_LDTR] = (struct seg){.limit = 0xffff, .ar = AR_P | 2};
     c->seg[SEG_TR] = (struct seg){.limit = 0xffff, .ar = AR_P | 0xb};
-    c->gdtr = (struct dtable){.base = GDT_PA, .limit = sizeof gdt - 1};
+    c->gdtr = (struct dtable){.base = BOOT_GDT, .limit = sizeof gdt - 1};
     c->idtr = (struct dtable){0};
     c->cr0 = CR0_PE | CR0_ET;
     c->rip = entry;
