@@ -22,14 +22,16 @@
 
 /* The map of a PC without a graphics adapter. RAM is [0, low) with low at most PC_HOLE, and [PC_HIGH, PC_HIGH + high).
  */
-#define PC_EBDA   UINT64_C(0x9fc00)
-#define PC_VGA    UINT64_C(0xa0000)
-#define PC_BIOS   UINT64_C(0xe0000) /* ACPI tables, the RSDP first */
-#define PC_1M     UINT64_C(0x100000)
-#define PC_HOLE   UINT64_C(0xc0000000)
-#define PC_IOAPIC UINT64_C(0xfec00000)
-#define PC_LAPIC  UINT64_C(0xfee00000)
-#define PC_HIGH   UINT64_C(0x100000000)
+#define PC_EBDA     UINT64_C(0x9fc00)
+#define PC_VGA      UINT64_C(0xa0000)
+#define PC_BIOS     UINT64_C(0xe0000) /* ACPI tables, the RSDP first */
+#define PC_MP_TABLE UINT64_C(0xfe000) /* the rest of the BIOS area */
+#define PC_1M       UINT64_C(0x100000)
+#define PC_HOLE     UINT64_C(0xc0000000)
+#define PC_IOAPIC   UINT64_C(0xfec00000)
+#define PC_HPET     UINT64_C(0xfed00000)
+#define PC_LAPIC    UINT64_C(0xfee00000)
+#define PC_HIGH     UINT64_C(0x100000000)
 
 enum memory_type { MEMORY_RAM = 1, MEMORY_RESERVED = 2 }; /* as ACPI numbers them, "System Address Map Interfaces" */
 struct memory_range {

@@ -8,7 +8,6 @@
  * splits it.
  *
  * DEVIATION: the VGA's addresses are plain memory, address line 20 is always on.
- * NYI: HPET, the MP table.
  */
 #include <stdio.h>
 
@@ -18,13 +17,16 @@
 #define SCI_IRQ  9
 #define PM_PORT  0x600
 #define RESET_IO 0xcf9
+#define PIRQ_AB  10
+#define PIRQ_CD  11
 
 /* --- lines ---------------------------------------------------------------------------------------------------------
  */
 
 static void update_isa(struct pc *pc, unsigned irq)
 {
-    bool level = (pc->isa_levels | pc->pirq_levels) >> irq & 1;
+    uint16_t levels = (pc->isa_levels & ~pc->hpet_takes) | (pc->hpet_levels & pc->hpet_takes) | pc->pirq_levels;
+    bool level = levels >> irq & 1;
     pic_set_line(&pc->pic, irq, level);
     ioapic_set_line(&pc->ioapic, irq == 0 ? 2 : irq, level);
 }
@@ -41,6 +43,27 @@ static void pirq_line(void *opaque, unsigned irq, bool level)
     struct pc *pc = opaque;
     pc->pirq_levels = (uint16_t)((pc->pirq_levels & ~(1u << irq)) | (unsigned)level << irq);
     update_isa(pc, irq);
+}
+
+static void hpet_isa(void *opaque, unsigned irq, bool level)
+{
+    struct pc *pc = opaque;
+    pc->hpet_levels = (uint16_t)((pc->hpet_levels & ~(1u << irq)) | (unsigned)level << irq);
+    update_isa(pc, irq);
+}
+
+static void hpet_legacy(void *opaque, unsigned line, bool on)
+{
+    struct pc *pc = opaque;
+    pc->hpet_takes = on ? 1u << 0 | 1u << 8 : 0;
+    update_isa(pc, 0);
+    update_isa(pc, 8);
+}
+
+static void hpet_pin(void *opaque, unsigned pin, bool level)
+{
+    struct pc *pc = opaque;
+    ioapic_set_line(&pc->ioapic, pin, level);
 }
 
 static void intx(void *opaque, unsigned line, bool level)
@@ -137,6 +160,7 @@ uint64_t board_deadline(const struct pc *pc)
     uint64_t ns = MIN(pit_deadline(&pc->pit), rtc_deadline(&pc->rtc));
     for (unsigned i = 0; i < PC_SERIALS; i++)
         ns = MIN(ns, uart_deadline(&pc->uart[i]));
+    ns = MIN(ns, hpet_deadline(&pc->hpet));
     return MIN(ns, acpi_pm_deadline(&pc->pm));
 }
 
@@ -151,6 +175,8 @@ void board_run(struct pc *pc, uint64_t now)
             uart_run(&pc->uart[i], now);
     if (now >= acpi_pm_deadline(&pc->pm))
         acpi_pm_run(&pc->pm, now);
+    if (now >= hpet_deadline(&pc->hpet))
+        hpet_run(&pc->hpet, now);
 }
 
 /* --- ports and windows ---------------------------------------------------------------------------------------------
@@ -342,6 +368,9 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     pc->e9.out = pc->uart[0].tx;
     pc->rtc.irq = (struct device_line){.set = isa_line, .opaque = pc, .line = 8};
     pc->pm.sci = (struct device_line){.set = isa_line, .opaque = pc, .line = SCI_IRQ};
+    pc->hpet.irq = (struct device_line){.set = hpet_pin, .opaque = pc};
+    pc->hpet.isa = (struct device_line){.set = hpet_isa, .opaque = pc};
+    pc->hpet.legacy = (struct device_line){.set = hpet_legacy, .opaque = pc};
     pc->pm.control = pc->i8042.control = pc->debug_exit.control = control;
     pc->ioapic.send = ioapic_send;
     pc->ioapic.opaque = pc;
@@ -351,6 +380,7 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     rtc_init(&pc->rtc, 0, config->unix_time);
     i8042_init(&pc->i8042);
     acpi_pm_init(&pc->pm);
+    hpet_init(&pc->hpet);
 
     add_ports(pc, 0x20, 2, 0, &pic_ops, &pc->pic);
     add_ports(pc, 0xa0, 2, 2, &pic_ops, &pc->pic);
@@ -394,7 +424,7 @@ static void fill_fw_cfg(struct pc *pc, uint64_t ram)
 /* The BIOS writer's part: RAM instead of ROM below 1 MiB, interrupts of the PCI bus, where the ACPI registers are. */
 static void fill_chipset(struct pc *pc)
 {
-    static const uint8_t pirq[4] = {10, 10, 11, 11};
+    static const uint8_t pirq[4] = {PIRQ_AB, PIRQ_AB, PIRQ_CD, PIRQ_CD};
     uint16_t levels = 1u << SCI_IRQ;
     for (unsigned i = 0; i < 7; i++)
         pci_config_write(&pc->host_bridge.fn, CHIPSET_PAM + i, 1, i ? 0x33 : 0x30);
@@ -440,6 +470,8 @@ static bool fill_bios(struct pc *pc)
     store16(bda + 0x13, PC_EBDA >> 10);
     uint8_t *ebda = mem_host(pc->machine->mem, HPA(PC_EBDA), PC_VGA - PC_EBDA, true);
     ebda[0] = (PC_VGA - PC_EBDA) >> 10;
+    uint32_t one[4];
+    cpu_cpuid(pc->machine->cpu[0].cpu, 1, 0, one);
     const struct acpi_config acpi = {.cpus = pc->machine->cpus,
                                      .lapic_base = PC_LAPIC,
                                      .ioapic_base = PC_IOAPIC,
@@ -449,9 +481,20 @@ static bool fill_bios(struct pc *pc)
                                      .sci_irq = SCI_IRQ,
                                      .century = 0x32,
                                      .uart_port = 0x3f8,
-                                     .uart_irq = 4};
+                                     .uart_irq = 4,
+                                     .uart2_port = 0x2f8,
+                                     .uart2_irq = 3,
+                                     .hpet_base = PC_HPET,
+                                     .pci = true,
+                                     .pci_hole = (uint32_t)PC_HOLE,
+                                     .pirq = {PIRQ_AB, PIRQ_AB, PIRQ_CD, PIRQ_CD},
+                                     .lapic_version = (uint8_t)pc->machine->cpu[0].lapic.config.version,
+                                     .ioapic_version = 0x20,
+                                     .cpu_signature = one[0],
+                                     .cpu_features = one[3]};
     uint8_t *bios = mem_host(pc->machine->mem, HPA(PC_BIOS), PC_1M - PC_BIOS, true);
-    return acpi_build_tables(bios, PC_1M - PC_BIOS - 4096, PC_BIOS, &acpi) != 0;
+    return acpi_build_tables(bios, PC_MP_TABLE - PC_BIOS, PC_BIOS, &acpi) &&
+           mp_build_table(bios + (PC_MP_TABLE - PC_BIOS), PC_1M - PC_MP_TABLE, PC_MP_TABLE, &acpi);
 }
 
 bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, uint64_t high, char *error)
@@ -461,7 +504,7 @@ bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, u
     wire_devices(pc, config);
     pc->fixed_ranges = pc->ranges;
     vmenter_set_ports(pc->machine, &port_ops, pc);
-    if (!add_window(pc, PC_IOAPIC, &ioapic_ops, &pc->ioapic)) {
+    if (!add_window(pc, PC_IOAPIC, &ioapic_ops, &pc->ioapic) || !add_window(pc, PC_HPET, &hpet_ops, &pc->hpet)) {
         snprintf(error, PC_ERROR_MAX, "the host has no memory left");
         return false;
     }
@@ -471,7 +514,7 @@ bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, u
     fill_chipset(pc);
     fill_cmos(pc, low, high);
     if (!fill_bios(pc)) {
-        snprintf(error, PC_ERROR_MAX, "the ACPI tables do not fit below 1 MiB: use fewer --cpus");
+        snprintf(error, PC_ERROR_MAX, "the tables of the firmware do not fit below 1 MiB: use fewer --cpus");
         return false;
     }
     return true;

@@ -10,6 +10,7 @@
 #include "src/dev/acpi_pm.h"
 #include "src/dev/chipset.h"
 #include "src/dev/fw_cfg.h"
+#include "src/dev/hpet.h"
 #include "src/dev/i8042.h"
 #include "src/dev/ioapic.h"
 #include "src/dev/linux_boot.h"
@@ -60,6 +61,7 @@ struct pc {
     struct i8042 i8042;
     struct ioapic ioapic;
     struct acpi_pm pm;
+    struct hpet hpet;
     struct pci_bus pci;
     struct host_bridge host_bridge;
     struct isa_bridge isa_bridge;
@@ -81,8 +83,9 @@ struct pc {
     struct device_range range[BOARD_RANGES]; /* of ports */
     unsigned ranges, fixed_ranges;           /* those after the latter are BARs */
     struct device_range *pm_range;
-    uint16_t isa_levels, pirq_levels; /* of the ISA interrupts: by their devices, by the PCI bus */
-    uint8_t port[65536];              /* index of the range, plus one; 0: nothing there */
+    /* Levels of the ISA interrupts: by their devices, by the PCI bus, by the HPET, which may replace 0 and 8. */
+    uint16_t isa_levels, pirq_levels, hpet_levels, hpet_takes;
+    uint8_t port[65536]; /* index of the range, plus one; 0: nothing there */
     struct board_window window[BOARD_WINDOWS];
     unsigned windows, fixed_windows;
 };

@@ -591,6 +591,90 @@ static void acpi_tables_are_consistent(void **state)
     assert_int_equal(acpi_build_tables(buf, n - 1, gpa, &c), 0);
 }
 
+/* The MADT and the MultiProcessor table tell of the same processors, I/O APIC and interrupts. */
+static void mp_table_agrees(void **state)
+{
+    static uint8_t buf[32768], mp[8192];
+    const struct acpi_config c = {.cpus = 64,
+                                  .lapic_base = 0xfee00000,
+                                  .ioapic_base = 0xfec00000,
+                                  .ioapic_id = 2,
+                                  .pm_base = 0x600,
+                                  .sci_irq = 9,
+                                  .hpet_base = 0xfed00000,
+                                  .pci = true,
+                                  .pci_hole = 0xc0000000,
+                                  .pirq = {10, 10, 11, 5},
+                                  .lapic_version = 0x15,
+                                  .ioapic_version = 0x20};
+    const uint32_t gpa = 0xe0000, mp_gpa = 0xfe000;
+    assert_true(acpi_build_tables(buf, sizeof(buf), gpa, &c) > 0);
+    const uint8_t *xsdt = buf + le32(buf + 24) - gpa, *madt = buf + le32(xsdt + 44) - gpa;
+    const uint8_t *hpet = buf + le32(xsdt + 52) - gpa;
+    assert_int_equal(le32(xsdt + 4), 36 + 3 * 8);
+    assert_memory_equal(hpet, "HPET", 4);
+    assert_int_equal(sum(hpet, le32(hpet + 4)), 0);
+    assert_int_equal(le32(hpet + 44), 0xfed00000);
+    assert_memory_equal(madt, "APIC", 4);
+    unsigned cpus = 0, gsi[16], flags[16];
+    for (unsigned i = 0; i < 16; i++) {
+        gsi[i] = i;
+        flags[i] = 0;
+    }
+    for (const uint8_t *e = madt + 44; e < madt + le32(madt + 4); e += e[1]) {
+        assert_true(e[1] >= 2);
+        cpus += e[0] == 0;
+        if (e[0] == 2) {
+            gsi[e[3]] = le32(e + 4);
+            flags[e[3]] = e[8];
+        }
+    }
+    assert_int_equal(cpus, 64);
+
+    size_t n = mp_build_table(mp, sizeof(mp), mp_gpa, &c);
+    assert_memory_equal(mp, "_MP_", 4);
+    assert_int_equal(sum(mp, 16), 0);
+    assert_int_equal(le32(mp + 4), mp_gpa + 16);
+    const uint8_t *table = mp + 16, *end = table + (table[4] | table[5] << 8), *e = table + 44;
+    assert_memory_equal(table, "PCMP", 4);
+    assert_ptr_equal(end, mp + n);
+    assert_int_equal(sum(table, (size_t)(end - table)), 0);
+    assert_int_equal(le32(table + 36), 0xfee00000);
+    unsigned entries = 0, kind[5] = {0}, local = 0;
+    for (; e < end; e += e[0] == 0 ? 20 : 8, entries++) {
+        assert_true(e[0] < 5);
+        switch (e[0]) {
+        case 0:
+            assert_int_equal(e[1], kind[0]);
+            assert_int_equal(e[3], kind[0] ? 1 : 3);
+            break;
+        case 2:
+            assert_int_equal(e[1], 2);
+            assert_int_equal(le32(e + 4), 0xfec00000);
+            break;
+        case 3:
+            assert_int_equal(e[6], 2);
+            if (e[4] == 1) { /* ISA */
+                assert_int_equal(e[7], gsi[e[5]]);
+                assert_int_equal(e[2], flags[e[5]]);
+            } else { /* slot 1 has PIRQA for INTA# */
+                assert_int_equal(e[7], c.pirq[((e[5] >> 2) + (e[5] & 3) + 3) & 3]);
+                assert_int_equal(e[2], 0x0d);
+            }
+            break;
+        case 4: local |= 1u << (e[1] == 3 ? 0 : e[1] == 1 ? 1 : 7) << e[7] * 8; break;
+        }
+        kind[e[0]]++;
+    }
+    assert_ptr_equal(e, end);
+    assert_int_equal(entries, table[34] | table[35] << 8);
+    assert_int_equal(kind[0], 64);
+    assert_int_equal(kind[1], 2);
+    assert_int_equal(kind[2], 1);
+    assert_int_equal(local, 0x0201); /* ExtINT at LINT0, NMI at LINT1 */
+    assert_int_equal(mp_build_table(mp, n - 1, mp_gpa, &c), 0);
+}
+
 static void small_devices(void **state)
 {
     struct pci_none pci = {0};
@@ -639,6 +723,7 @@ int main(void)
         cmocka_unit_test(uart_loopback_and_break),
         cmocka_unit_test(acpi_pm_blocks),
         cmocka_unit_test(acpi_tables_are_consistent),
+        cmocka_unit_test(mp_table_agrees),
         cmocka_unit_test(small_devices),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
