@@ -58,7 +58,8 @@ void cpu_reset(struct cpu *c, bool init)
     c->exc.valid = c->vectoring.valid = false;
     c->shadow_sti = c->shadow_movss = false;
     c->nmi_blocked = c->smi_blocked = false;
-    c->nmi_pending = c->smi_pending = c->init_pending = c->sipi_pending = false;
+    c->nmi_pending = c->smi_pending = c->init_pending = false;
+    c->sipi_pending &= init; /* it came after the INIT, which cancels earlier ones */
     c->gif = true;
     c->in_smm = false;
     c->pending_dbg = 0;
@@ -70,7 +71,7 @@ void cpu_reset(struct cpu *c, bool init)
     c->icpt = 0;
     c->cur = NULL;
     c->activity = c->bsp ? ACTIVITY_ACTIVE : ACTIVITY_WAIT_SIPI;
-    __atomic_fetch_and(&c->attention, (uint32_t)(ATT_KICK | ATT_TLB), __ATOMIC_SEQ_CST);
+    __atomic_fetch_and(&c->attention, (uint32_t)(ATT_KICK | ATT_TLB | (init ? ATT_SIPI : 0)), __ATOMIC_SEQ_CST);
     if (c->activity != ACTIVITY_ACTIVE)
         cpu_attend(c, ATT_INTR);
 

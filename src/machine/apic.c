@@ -64,9 +64,15 @@ static void apic_signal(void *opaque, struct lapic *l, enum apic_delivery what, 
     switch (what) {
     case APIC_NMI: cpu_attend(c, ATT_NMI); break;
     case APIC_SMI: cpu_attend(c, ATT_SMI); break;
-    case APIC_INIT: cpu_attend(c, ATT_INIT); break;
+    /* ORDER: a start-up IPI counts if it comes after the INIT, also where the processor sees both at once; the first
+     * one counts. */
+    case APIC_INIT:
+        __atomic_fetch_and(&c->attention, ~(uint32_t)ATT_SIPI, __ATOMIC_SEQ_CST);
+        cpu_attend(c, ATT_INIT);
+        break;
     case APIC_STARTUP:
-        c->sipi_vector = vector;
+        if (!(__atomic_load_n(&c->attention, __ATOMIC_SEQ_CST) & ATT_SIPI))
+            c->sipi_vector = vector;
         cpu_attend(c, ATT_SIPI);
         break;
     default: return;
