@@ -317,22 +317,37 @@ static unsigned checked_alignment(unsigned size)
     }
 }
 
+static bool canonical_check(struct cpu *c, const struct op *o, uint64_t la, unsigned size)
+{
+    c->cur = o;
+    bool la57 = c->cr4 & CR4_LA57;
+    if (unlikely(c->mode == MODE_64 && (!mmu_canonical(la, la57) || !mmu_canonical(la + size - 1, la57))))
+        return cpu_raise(c, stack_relative(o) ? EXC_SS : EXC_GP, 0);
+    return true;
+}
+
+static bool alignment_check(struct cpu *c, const struct op *o, uint64_t la, unsigned size)
+{
+    c->cur = o;
+    if (c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rflags_rest & FLAG_AC) && (la & (checked_alignment(size) - 1)))
+        return cpu_raise(c, EXC_AC, 0);
+    return true;
+}
+
+static bool data_breakpoints(struct cpu *c, const struct op *o, uint64_t la, unsigned size, bool write)
+{
+    c->cur = o;
+    if (c->dr[7] & 0xff)
+        cpu_data_breakpoint(c, LA(la), size, write);
+    return true;
+}
+
 /* The checks that the fast path's tag stands for, except paging. */
 static bool explicit_checks(struct cpu *c, const struct op *o, uint64_t la, unsigned size, bool write)
 {
-    c->cur = o;
-    if (c->mode == MODE_64) {
-        bool la57 = c->cr4 & CR4_LA57;
-        if (unlikely(!mmu_canonical(la, la57) || !mmu_canonical(la + size - 1, la57)))
-            return cpu_raise(c, stack_relative(o) ? EXC_SS : EXC_GP, 0);
-    }
-    if (unlikely(c->check_all)) {
-        if (c->cpl == 3 && (c->cr0 & CR0_AM) && (c->rflags_rest & FLAG_AC) && (la & (checked_alignment(size) - 1)))
-            return cpu_raise(c, EXC_AC, 0);
-        if (c->dr[7] & 0xff)
-            cpu_data_breakpoint(c, LA(la), size, write);
-    }
-    return true;
+    if (!canonical_check(c, o, la, size))
+        return false;
+    return likely(!c->check_all) || (alignment_check(c, o, la, size) && data_breakpoints(c, o, la, size, write));
 }
 
 bool op_read_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, unsigned size)
@@ -418,31 +433,9 @@ static bool operand_la(struct cpu *c, const struct op *o, unsigned size, unsigne
     return true;
 }
 
-/* An x87 operand of several parts (80-bit values as 8 and 2 bytes, environments as their words) has a limit check for
- * each: in a segment of 4 GiB one with a part that ends at the top goes on at offset 0, as on silicon. The number of
- * bytes below the top; 0 where no part ends there, or the operand does not reach it. */
-static unsigned splits_at_top(const struct cpu *c, const struct op *o, unsigned size)
-{
-    if (likely((o->flags & (OPF_LEGACY | OPF_O64)) != OPF_LEGACY) || op_asize(o) != 4)
-        return 0;
-    uint64_t below = BIT(32) - (uint32_t)op_offset(c, o);
-    if (below >= size)
-        return 0;
-    unsigned k = (unsigned)below, environment = size == 14 || size == 94 ? 14 : size == 28 || size == 108 ? 28 : 0;
-    if (k < environment)
-        return k % (environment / 7) ? 0 : k;
-    if (size == 10 || environment)
-        return (k - environment) % 10 == 0 || (k - environment) % 10 == 8 ? k : 0;
-    return 0;
-}
-
 bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align)
 {
-    uint64_t la, high;
-    unsigned below = splits_at_top(c, o, size);
-    if (unlikely(below))
-        return op_la_plus(c, o, 0, below, MMU_READ, &la) && op_la_plus(c, o, below, size - below, MMU_READ, &high) &&
-               op_read_slow(c, o, la, buf, below) && op_read_slow(c, o, high, (uint8_t *)buf + below, size - below);
+    uint64_t la;
     if (!operand_la(c, o, size, MMU_READ, align, &la))
         return false;
     const uint8_t *h = op_host(c, la, size, MMU_READ);
@@ -455,13 +448,7 @@ bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsign
 
 bool op_st_n(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align)
 {
-    uint64_t la, high;
-    uint8_t old[108];
-    unsigned below = splits_at_top(c, o, size);
-    if (unlikely(below)) /* the second piece is known to be writable before the first is written */
-        return op_la_plus(c, o, 0, below, MMU_WRITE, &la) && op_la_plus(c, o, below, size - below, MMU_WRITE, &high) &&
-               op_rmw_slow(c, o, high, old, size - below) && op_write_slow(c, o, la, buf, below) &&
-               op_write_slow(c, o, high, (const uint8_t *)buf + below, size - below);
+    uint64_t la;
     if (!operand_la(c, o, size, MMU_WRITE, align, &la))
         return false;
     uint8_t *h = op_host(c, la, size, MMU_WRITE);
@@ -470,6 +457,122 @@ bool op_st_n(struct cpu *c, const struct op *o, const void *buf, unsigned size, 
         return true;
     }
     return op_write_slow(c, o, la, buf, size);
+}
+
+/* --- operands of several parts
+ * ----------------------------------------------------------------------------------------------- */
+
+/* Does the operand, made of parts, reach over the end of its address size, so that it goes on at offset 0? Then *p says
+ * where it is divided: a part that begins below the end is not cut there. */
+static bool goes_on_at_zero(const struct cpu *c, const struct op *o, unsigned size, const struct op_part *parts,
+                            unsigned which, struct op_pieces *p)
+{
+    if (likely(!(o->flags & OPF_LEGACY)))
+        return false;
+    uint64_t mask = op_amask(o), room = mask - (op_offset(c, o) & mask) + 1;
+    if (likely(room >= size))
+        return false;
+    unsigned end = (unsigned)room;
+    p->from = size;
+    for (; parts->size; parts++) {
+        unsigned at = parts->at, past = at + (unsigned)parts->size * parts->count, cut;
+        if (!(parts->which & which))
+            continue;
+        if (parts->which & which & ~OP_PART_LIMIT)
+            p->from = MIN(p->from, at);
+        if (end > at && end < past && (cut = (end - at) % parts->size))
+            end += parts->size - cut;
+    }
+    p->len[0] = MIN(end, size);
+    p->len[1] = size - p->len[0];
+    p->from = MIN(p->from, p->len[0]);
+    return p->len[1];
+}
+
+bool op_parts_find(struct cpu *c, const struct op *o, unsigned size, unsigned align, unsigned access,
+                   const struct op_part *parts, unsigned which, struct op_pieces *p)
+{
+    if (likely(!goes_on_at_zero(c, o, size, parts, which, p))) {
+        *p = (struct op_pieces){.len = {size, 0}};
+        return operand_la(c, o, size, access, align, &p->la[0]);
+    }
+    if (!operand_la(c, o, p->len[0], access, align, &p->la[0]) ||
+        !op_la_plus(c, o, p->len[0], p->len[1], access, &p->la[1]))
+        return false;
+    for (unsigned i = 0; i < 2; i++)
+        if (!canonical_check(c, o, p->la[i], p->len[i]))
+            return false;
+    return true;
+}
+
+/* An operand in two pieces: all checks come before anything is read or written. */
+static bool pieces_checks(struct cpu *c, const struct op *o, const struct op_pieces *p, bool write)
+{
+    unsigned access = cpu_data_access(c) | (write ? MMU_WRITE : MMU_READ), n = p->len[0] - p->from;
+    uint64_t la = p->la[0] + p->from;
+    return (!c->check_all ||
+            (alignment_check(c, o, p->la[0], p->len[0] + p->len[1]) && (!n || data_breakpoints(c, o, la, n, write)) &&
+             data_breakpoints(c, o, p->la[1], p->len[1], write))) &&
+           (!n || cpu_probe(c, LA(la), n, access)) && cpu_probe(c, LA(p->la[1]), p->len[1], access);
+}
+
+static bool pieces_read(struct cpu *c, const struct op *o, const struct op_pieces *p, uint8_t *buf, bool to_write)
+{
+    unsigned access = cpu_data_access(c), n = p->len[0] - p->from;
+    c->cur = o;
+    return pieces_checks(c, o, p, to_write) && (!n || cpu_read(c, LA(p->la[0] + p->from), buf + p->from, n, access)) &&
+           cpu_read(c, LA(p->la[1]), buf + p->len[0], p->len[1], access);
+}
+
+static bool pieces_write(struct cpu *c, const struct op *o, const struct op_pieces *p, const uint8_t *buf)
+{
+    unsigned access = cpu_data_access(c), n = p->len[0] - p->from;
+    c->cur = o;
+    return pieces_checks(c, o, p, true) && (!n || cpu_write(c, LA(p->la[0] + p->from), buf + p->from, n, access)) &&
+           cpu_write(c, LA(p->la[1]), buf + p->len[0], p->len[1], access);
+}
+
+bool op_parts_read(struct cpu *c, const struct op *o, const struct op_pieces *p, void *buf)
+{
+    if (unlikely(p->len[1]))
+        return pieces_read(c, o, p, buf, false);
+    const uint8_t *h = op_host(c, p->la[0], p->len[0], MMU_READ);
+    if (likely(h)) {
+        memcpy(buf, h, p->len[0]);
+        return true;
+    }
+    return op_read_slow(c, o, p->la[0], buf, p->len[0]);
+}
+
+bool op_parts_rmw(struct cpu *c, const struct op *o, const struct op_pieces *p, void *buf)
+{
+    return unlikely(p->len[1]) ? pieces_read(c, o, p, buf, true) : op_rmw_slow(c, o, p->la[0], buf, p->len[0]);
+}
+
+bool op_parts_write(struct cpu *c, const struct op *o, const struct op_pieces *p, const void *buf)
+{
+    if (unlikely(p->len[1]))
+        return pieces_write(c, o, p, buf);
+    uint8_t *h = op_host(c, p->la[0], p->len[0], MMU_WRITE);
+    if (likely(h)) {
+        memcpy(h, buf, p->len[0]);
+        return true;
+    }
+    return op_write_slow(c, o, p->la[0], buf, p->len[0]);
+}
+
+bool op_ld_parts(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align,
+                 const struct op_part *parts, unsigned which)
+{
+    struct op_pieces p;
+    return op_parts_find(c, o, size, align, MMU_READ, parts, which, &p) && op_parts_read(c, o, &p, buf);
+}
+
+bool op_st_parts(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align,
+                 const struct op_part *parts, unsigned which)
+{
+    struct op_pieces p;
+    return op_parts_find(c, o, size, align, MMU_WRITE, parts, which, &p) && op_parts_write(c, o, &p, buf);
 }
 
 /* --- context

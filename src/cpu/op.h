@@ -199,6 +199,39 @@ OP_ACCESS(64)
 bool op_ld_n(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align);
 bool op_st_n(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align);
 
+/* A memory operand that the processor takes in parts: far pointers, x87 images, XSAVE areas. Each part is an access of
+ * its own, with an offset of its own; what no part covers is not touched. It matters at the end of the address size (64
+ * KiB, 4 GiB): the parts beyond are those at offset 0 and up, while a part that reaches over the end is checked, and
+ * goes on, as any access. A handler's table ends with size 0; `which` selects the rows that this execution touches. All
+ * pieces are checked before one is written. */
+#define OP_PART_LIMIT 0x8000u /* in `which`: only the segment's limit is looked at */
+struct op_part {
+    uint16_t at, size, count; /* `count` parts of `size` bytes from `at` on */
+    uint16_t which;
+};
+struct op_pieces {
+    uint64_t la[2];
+    unsigned len[2]; /* the second 0: in one piece */
+    unsigned from;   /* in two pieces: how many bytes of the first come before the first part */
+};
+bool op_parts_find(struct cpu *c, const struct op *o, unsigned size, unsigned align, unsigned access,
+                   const struct op_part *parts, unsigned which, struct op_pieces *p);
+bool op_parts_read(struct cpu *c, const struct op *o, const struct op_pieces *p, void *buf);
+/* As op_rmw_slow(). */
+bool op_parts_rmw(struct cpu *c, const struct op *o, const struct op_pieces *p, void *buf);
+bool op_parts_write(struct cpu *c, const struct op *o, const struct op_pieces *p, const void *buf);
+bool op_ld_parts(struct cpu *c, const struct op *o, void *buf, unsigned size, unsigned align,
+                 const struct op_part *parts, unsigned which);
+bool op_st_parts(struct cpu *c, const struct op *o, const void *buf, unsigned size, unsigned align,
+                 const struct op_part *parts, unsigned which);
+
+/* m16:16, m16:32, m16:64: by the operand size. */
+INLINE bool op_ld_far(struct cpu *c, const struct op *o, void *buf)
+{
+    static const struct op_part parts[] = {{0, 2, 2, 2}, {0, 4, 1, 4}, {4, 2, 1, 4}, {0, 8, 1, 8}, {8, 2, 1, 8}, {0}};
+    return op_ld_parts(c, o, buf, op_size(o) + 2, 0, parts, op_size(o));
+}
+
 /* --- the instruction table
  * ------------------------------------------------------------------------------------------------- src/cpu/insn_*.def,
  * one row for each Zydis mnemonic: INSN(MNEMONIC, feature, flags, how) feature: a name of src/arch/feature.def (#UD

@@ -410,7 +410,7 @@ static bool far_operand(struct cpu *c, const struct op *o, uint16_t *sel, uint64
         *offset = (uint64_t)o->disp;
         return true;
     }
-    if (!op_ld_n(c, o, buf, size + 2, 0))
+    if (!op_ld_far(c, o, buf))
         return false;
     c->cur = o;
     *sel = load16(buf + size);

@@ -13,7 +13,7 @@ INLINE void load_far_pointer(struct cpu *c, const struct op *o, unsigned seg)
 {
     unsigned size = op_size(o);
     uint8_t buf[10];
-    if (!op_ld_n(c, o, buf, size + 2, 0))
+    if (!op_ld_far(c, o, buf))
         return;
     c->cur = o;
     if (!cpu_load_seg(c, seg, load16(buf + size)))

@@ -48,6 +48,31 @@ INLINE void push(struct cpu *c, const f80 *v)
     st_set(c, 0, v);
 }
 
+/* --- the parts of operands in memory
+ * -------------------------------------------------------------------------------------------------------------- */
+/* 80-bit values: significand, sign and exponent. */
+static const struct op_part m80_parts[] = {{0, 8, 1, 1}, {8, 2, 1, 1}, {0}};
+/* Environments are words or doublewords; in an image the registers follow, in stack order. Selected by the operand
+ * size. */
+enum { ENV16 = 1, ENV32 = 2, IMAGE16 = 4, IMAGE32 = 8 };
+#define REGISTER(k)                                                                                                    \
+    {14 + 10 * (k), 8, 1, IMAGE16}, {22 + 10 * (k), 2, 1, IMAGE16}, {28 + 10 * (k), 8, 1, IMAGE32},                    \
+    {                                                                                                                  \
+        36 + 10 * (k), 2, 1, IMAGE32                                                                                   \
+    }
+static const struct op_part image_parts[] = {{0, 2, 7, ENV16 | IMAGE16},
+                                             {0, 4, 7, ENV32 | IMAGE32},
+                                             REGISTER(0),
+                                             REGISTER(1),
+                                             REGISTER(2),
+                                             REGISTER(3),
+                                             REGISTER(4),
+                                             REGISTER(5),
+                                             REGISTER(6),
+                                             REGISTER(7),
+                                             {0}};
+#undef REGISTER
+
 /* --- before and after
  * ---------------------------------------------------------------------------------------------------------------- */
 static COLD bool unavailable(struct cpu *c, const struct op *o)
@@ -474,7 +499,7 @@ LOAD(fild_m64, ld_i64, 64)
 HANDLER(fld_m80)
 {
     f80 m = {0, 0};
-    if (!x87_ok(c, o) || !op_ld_n(c, o, &m, 10, 0))
+    if (!x87_ok(c, o) || !op_ld_parts(c, o, &m, 10, 0, m80_parts, 1))
         return false;
     if (!empty(c, 7))
         return push_overflow(c, o);
@@ -486,7 +511,7 @@ HANDLER(fbld)
 {
     f80 m = {0, 0}, r;
     uint16_t sw;
-    if (!x87_ok(c, o) || !op_ld_n(c, o, &m, 10, 0))
+    if (!x87_ok(c, o) || !op_ld_parts(c, o, &m, 10, 0, m80_parts, 1))
         return false;
     if (!empty(c, 7))
         return push_overflow(c, o);
@@ -572,7 +597,7 @@ HANDLER(fstp_m80)
     if (!x87_ok(c, o))
         return false;
     bool none = empty(c, 0), through = !none || im(c);
-    if (through && !op_st_n(c, o, none ? &indefinite : st(c, 0), 10, 0))
+    if (through && !op_st_parts(c, o, none ? &indefinite : st(c, 0), 10, 0, m80_parts, 1))
         return false;
     done(c, o, none ? UNDERFLOW : 0, 0);
     if (through)
@@ -588,7 +613,7 @@ HANDLER(fbstp)
     if (!empty(c, 0))
         COMPUTE(c, sw, st_bcd, st(c, 0), &m);
     bool through = to_memory(c, sw);
-    if (through && !op_st_n(c, o, &m, 10, 0))
+    if (through && !op_st_parts(c, o, &m, 10, 0, m80_parts, 1))
         return false;
     done(c, o, sw & (X87_C1 | 0x7f), 0);
     if (through)
@@ -831,7 +856,7 @@ HANDLER(fnstenv)
     if (!x87_ok_nowait(c, o))
         return false;
     unsigned n = env_store(c, p, o->r0);
-    if (!op_st_n(c, o, p, n, 0))
+    if (!op_st_parts(c, o, p, n, 0, image_parts, o->r0 ? ENV32 : ENV16))
         return false;
     c->x87.cw |= 0x3f;
     fpu_update_summary(c);
@@ -840,7 +865,7 @@ HANDLER(fnstenv)
 HANDLER(fldenv)
 {
     uint8_t p[28];
-    if (!x87_ok(c, o) || !op_ld_n(c, o, p, o->r0 ? 28 : 14, 0))
+    if (!x87_ok(c, o) || !op_ld_parts(c, o, p, o->r0 ? 28 : 14, 0, image_parts, o->r0 ? ENV32 : ENV16))
         return false;
     env_load(c, p, o->r0);
     return true;
@@ -853,7 +878,7 @@ HANDLER(fnsave)
     unsigned n = env_store(c, p, o->r0);
     for (unsigned i = 0; i < 8; i++, n += 10)
         memcpy(p + n, st(c, i), 10);
-    if (!op_st_n(c, o, p, n, 0))
+    if (!op_st_parts(c, o, p, n, 0, image_parts, o->r0 ? IMAGE32 : IMAGE16))
         return false;
     fpu_x87_init(c);
     return true;
@@ -861,7 +886,7 @@ HANDLER(fnsave)
 HANDLER(frstor)
 {
     uint8_t p[108];
-    if (!x87_ok(c, o) || !op_ld_n(c, o, p, o->r0 ? 108 : 94, 0))
+    if (!x87_ok(c, o) || !op_ld_parts(c, o, p, o->r0 ? 108 : 94, 0, image_parts, o->r0 ? IMAGE32 : IMAGE16))
         return false;
     unsigned n = env_load(c, p, o->r0);
     for (unsigned i = 0; i < 8; i++, n += 10)

@@ -25,26 +25,53 @@ static bool raise(struct cpu *c, const struct op *o, unsigned vector)
     return cpu_raise(c, vector, 0);
 }
 
+/* The parts of an area (op.h): the fields that an execution reads or writes, by component, as silicon takes them. The
+ * limit is looked at for the first doubleword in any case. Beyond the 8 registers of legacy modes nothing is: only
+ * these have limits. */
+enum {
+    PART_X87 = XSTATE_X87,
+    PART_SSE = XSTATE_SSE,
+    PART_YMM = XSTATE_YMM,
+    PART_PKRU = XSTATE_PKRU,
+    PART_ALWAYS = OP_PART_LIMIT,
+    PART_MXCSR = 0x2000,
+    PART_MXCSR_MASK = 0x4000, /* written, never read */
+    PART_HEADER = 0x1000,
+    PART_XCOMP = 0x10,
+    PART_HEADER3 = 0x20, /* the header's third quadword: read */
+};
+/* The places of the standard format; the compacted one has YMM's there too. */
+static const struct op_part area_parts[] = {{0, 4, 1, PART_ALWAYS | PART_X87},
+                                            {4, 4, 1, PART_X87},
+                                            {8, 8, 2, PART_X87},
+                                            {24, 4, 1, PART_MXCSR},
+                                            {28, 4, 1, PART_MXCSR_MASK},
+                                            {32, 8, 16, PART_X87},
+                                            {160, 16, 8, PART_SSE},
+                                            {512, 8, 1, PART_HEADER},
+                                            {520, 8, 1, PART_XCOMP},
+                                            {528, 8, 1, PART_HEADER3},
+                                            {576, 16, 8, PART_YMM},
+                                            {2688, 8, 1, PART_PKRU},
+                                            {0}};
+_Static_assert(PART_PKRU == 0x200, "within `which`, beside the others");
+
 /* The bytes of an area of `size` at the memory operand, writable: on the host's page itself, or a copy in buf that
  * area_done() writes back. NULL: raised. */
-static uint8_t *area_for_write(struct cpu *c, const struct op *o, unsigned size, unsigned align, uint8_t *buf,
-                               uint64_t *la)
+static uint8_t *area_for_write(struct cpu *c, const struct op *o, unsigned size, unsigned align, unsigned parts,
+                               uint8_t *buf, struct op_pieces *at)
 {
-    if (!op_la(c, o, size, MMU_WRITE, la))
+    if (!op_parts_find(c, o, size, align, MMU_WRITE, area_parts, parts, at))
         return NULL;
-    if (*la & (align - 1)) {
-        raise(c, o, EXC_GP);
-        return NULL;
-    }
-    uint8_t *h = op_host(c, *la, size, MMU_WRITE);
+    uint8_t *h = at->len[1] ? NULL : op_host(c, at->la[0], size, MMU_WRITE);
     if (h)
         return h;
-    return op_rmw_slow(c, o, *la, buf, size) ? buf : NULL;
+    return op_parts_rmw(c, o, at, buf) ? buf : NULL;
 }
-static bool area_done(struct cpu *c, const struct op *o, unsigned size, const uint8_t *p, const uint8_t *buf,
-                      uint64_t la)
+static bool area_done(struct cpu *c, const struct op *o, const uint8_t *p, const uint8_t *buf,
+                      const struct op_pieces *at)
 {
-    return p != buf || op_write_slow(c, o, la, buf, size);
+    return p != buf || op_parts_write(c, o, at, buf);
 }
 
 /* --- FXSAVE, FXRSTOR: size's low nibble is 3 with REX.W
@@ -62,11 +89,15 @@ static bool fx_xmm(const struct cpu *c)
         return false;
     return !((c->efer & EFER_FFXSR) && c->cpl == 0 && c->mode == MODE_64);
 }
+static unsigned fx_parts(const struct cpu *c)
+{
+    return PART_ALWAYS | PART_X87 | (c->cr4 & CR4_OSFXSR ? PART_MXCSR : 0) | (fx_xmm(c) ? PART_SSE : 0);
+}
 static bool fxsave(struct cpu *c, const struct op *o, bool rex_w)
 {
     uint8_t buf[512], *p;
-    uint64_t la;
-    if (!fx_available(c, o) || !(p = area_for_write(c, o, 512, 16, buf, &la)))
+    struct op_pieces at;
+    if (!fx_available(c, o) || !(p = area_for_write(c, o, 512, 16, fx_parts(c) | PART_MXCSR_MASK, buf, &at)))
         return false;
     fpu_x87_to_image(c, p, rex_w);
     if (c->cr4 & CR4_OSFXSR) {
@@ -76,12 +107,12 @@ static bool fxsave(struct cpu *c, const struct op *o, bool rex_w)
     if (fx_xmm(c))
         for (unsigned i = 0; i < xmm_count(c); i++)
             memcpy(p + 160 + 16 * i, &c->v[i], 16);
-    return area_done(c, o, 512, p, buf, la);
+    return area_done(c, o, p, buf, &at);
 }
 static bool fxrstor(struct cpu *c, const struct op *o, bool rex_w)
 {
     uint8_t p[512];
-    if (!fx_available(c, o) || !op_ld_n(c, o, p, 512, 16))
+    if (!fx_available(c, o) || !op_ld_parts(c, o, p, 512, 16, area_parts, fx_parts(c)))
         return false;
     if (c->cr4 & CR4_OSFXSR) {
         if (load32(p + 24) & ~fpu_mxcsr_mask(c))
@@ -236,7 +267,7 @@ static bool supervisor_ok(struct cpu *c, const struct op *o, enum icpt what)
 static bool xsave(struct cpu *c, const struct op *o, bool rex_w, unsigned how)
 {
     uint8_t buf[AREA_MAX], *p;
-    uint64_t la;
+    struct op_pieces at;
     if (!xsave_available(c, o) || ((how & SAVE_SUPERVISOR) && !supervisor_ok(c, o, ICPT_XSAVES)))
         return false;
     uint64_t rfbm = edx_eax(c) & (c->xcr0 | (how & SAVE_SUPERVISOR ? c->xss : 0));
@@ -246,13 +277,16 @@ static bool xsave(struct cpu *c, const struct op *o, bool rex_w, unsigned how)
     if ((rfbm & XSTATE_SSE) && c->mxcsr != MXCSR_DEFAULT)
         inuse |= XSTATE_SSE;
     unsigned size = model_xsave_size(rfbm, how & SAVE_COMPACT);
-    if (!(p = area_for_write(c, o, size, 64, buf, &la)))
-        return false;
     uint64_t write = how & SAVE_OPT ? rfbm & inuse : rfbm;
+    /* MXCSR belongs to SSE and AVX alike in the standard format, to SSE alone in the compacted one. */
+    bool mxcsr = how & SAVE_COMPACT ? write & XSTATE_SSE : rfbm & (XSTATE_SSE | XSTATE_YMM);
+    unsigned parts = PART_ALWAYS | PART_HEADER | (unsigned)write | (mxcsr ? PART_MXCSR | PART_MXCSR_MASK : 0) |
+                     (how & SAVE_COMPACT ? PART_XCOMP : 0);
+    if (!(p = area_for_write(c, o, size, 64, parts, buf, &at)))
+        return false;
     if (write & XSTATE_X87)
         fpu_x87_to_image(c, p, rex_w);
-    /* MXCSR belongs to SSE and AVX alike in the standard format, to SSE alone in the compacted one. */
-    if (how & SAVE_COMPACT ? write & XSTATE_SSE : rfbm & (XSTATE_SSE | XSTATE_YMM)) {
+    if (mxcsr) {
         store32(p + 24, c->mxcsr);
         store32(p + 28, fpu_mxcsr_mask(c));
     }
@@ -268,7 +302,7 @@ static bool xsave(struct cpu *c, const struct op *o, bool rex_w, unsigned how)
     } else {
         store64(p + 512, (load64(p + 512) & ~rfbm) | (rfbm & inuse));
     }
-    return area_done(c, o, size, p, buf, la);
+    return area_done(c, o, p, buf, &at);
 }
 
 /* --- restoring: XRSTOR, XRSTORS
@@ -279,7 +313,9 @@ static bool xrstor(struct cpu *c, const struct op *o, bool rex_w, bool superviso
     if (!xsave_available(c, o) || (supervisor && !supervisor_ok(c, o, ICPT_XRSTORS)))
         return false;
     uint64_t all = c->xcr0 | (supervisor ? c->xss : 0), rfbm = edx_eax(c) & all;
-    if (!op_ld_n(c, o, p, 576, 64))
+    unsigned header = PART_ALWAYS | PART_HEADER | PART_XCOMP | PART_HEADER3;
+    struct op_pieces at;
+    if (!op_parts_find(c, o, 576, 64, MMU_READ, area_parts, header, &at) || !op_parts_read(c, o, &at, p))
         return false;
     uint64_t bv = load64(p + 512), xcomp = load64(p + 520);
     bool compacted = xcomp & COMPACTED;
@@ -289,9 +325,10 @@ static bool xrstor(struct cpu *c, const struct op *o, bool rex_w, bool superviso
                   : (bv & ~all) || !zero(p + 520, 16))
         return raise(c, o, EXC_GP);
     unsigned size = model_xsave_size(compacted ? xcomp & ~COMPACTED : rfbm & bv, compacted);
-    if (size > 576 && !op_ld_n(c, o, p, size, 64))
-        return false;
     bool load_mxcsr = compacted ? (rfbm & bv & XSTATE_SSE) != 0 : (rfbm & (XSTATE_SSE | XSTATE_YMM)) != 0;
+    unsigned parts = header | (unsigned)(rfbm & bv) | (load_mxcsr ? PART_MXCSR : 0);
+    if ((size > 576 || at.len[1]) && !op_ld_parts(c, o, p, size, 64, area_parts, parts))
+        return false;
     if (load_mxcsr && (load32(p + 24) & ~fpu_mxcsr_mask(c)))
         return raise(c, o, EXC_GP);
 

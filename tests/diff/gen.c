@@ -765,8 +765,11 @@ static uint64_t place(const struct gen *g, struct rng *r, struct dcase *c, struc
     if (size >= 512)
         align = 64;
     uint64_t target = pick_target(r, aw == 16 && !segbase ? DIFF_LOW : DIFF_DATA, size ? size : 1, align);
-    if (seg && segbase && one_in(r, 8)) /* around the limit */
+    if (seg && segbase && one_in(r, 8)) { /* around the limit */
         target = segbase + seg->limit + 1 - (size ? rng_below(r, 2 * size + 1) : 0);
+        if (size >= 512 && !one_in(r, 3))
+            target &= ~(uint64_t)(align - 1);
+    }
     uint64_t want = target - segbase;
     uint64_t disp = (uint64_t)op->mem.disp.value;
     int b = op->mem.base == ZYDIS_REGISTER_NONE ? -1 : ZydisRegisterGetId(op->mem.base);
