@@ -31,6 +31,7 @@ struct acpi_config {
     uint32_t cpu_signature, cpu_features; /* CPUID.01H: EAX and EDX */
 };
 
+#define ACPI_RSDP_SIZE 36u
 /* Writes the tables as they will stand at guest-physical address `gpa` (a multiple of 64, below 4 GiB); the RSDP comes
  * first. ISA interrupt 0 is declared to be at I/O APIC pin 2. Returns the bytes used, 0 if `size` is too small. */
 size_t acpi_build_tables(void *buf, size_t size, uint64_t gpa, const struct acpi_config *config);

@@ -25,7 +25,7 @@
 #define PC_EBDA     UINT64_C(0x9fc00)
 #define PC_VGA      UINT64_C(0xa0000)
 #define PC_BIOS     UINT64_C(0xe0000) /* ACPI tables, the RSDP first */
-#define PC_MP_TABLE UINT64_C(0xfe000) /* the rest of the BIOS area */
+#define PC_MP_TABLE UINT64_C(0xfe000) /* one page */
 #define PC_1M       UINT64_C(0x100000)
 #define PC_HOLE     UINT64_C(0xc0000000)
 #define PC_IOAPIC   UINT64_C(0xfec00000)
@@ -70,6 +70,7 @@ struct linux_boot {
     const char *error; /* after false: what is wrong and what to do */
     enum { LINUX_KERNEL, LINUX_INITRD, LINUX_CMDLINE } about;
 };
+#define LINUX_SETUP_SECTS 0x1f1 /* offset of a byte: 512-byte sectors of setup after the first; 0 means 4 */
 /* Is it a bzImage or a zImage? */
 bool linux_boot_is(const void *data, size_t size);
 /* Loads kernel, initrd, command line and tables. False: see `error`; memory is then as it was, or in part written. */

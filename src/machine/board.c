@@ -402,23 +402,81 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
 /* --- what firmware leaves ------------------------------------------------------------------------------------------
  */
 
-static void add_item(struct pc *pc, uint16_t key, const char *name, const void *data, uint32_t size)
+static void add_item(struct pc *pc, uint16_t key, const void *data, uint32_t size)
 {
-    pc->items[pc->fw_cfg.count++] = (struct fw_cfg_item){.key = key, .name = name, .data = data, .size = size};
+    pc->items[pc->fw_cfg.count++] = (struct fw_cfg_item){.key = key, .data = data, .size = size};
 }
 
-static void fill_fw_cfg(struct pc *pc, uint64_t ram)
+static void add_file(struct pc *pc, const char *name, const void *data, size_t size)
 {
-    pc->fw_id = 1; /* the port interface alone */
-    pc->fw_ram = ram;
-    pc->fw_cpus = (uint16_t)pc->machine->cpus;
+    static const unsigned first = FW_CFG_FILE_FIRST;
+    struct fw_cfg_item *item = &pc->items[pc->fw_cfg.count];
+    add_item(pc, (uint16_t)(first + pc->fw_cfg.count), data, (uint32_t)size);
+    item->name = name;
+}
+
+static void add_sized(struct pc *pc, uint16_t size_key, uint32_t *place, uint16_t data_key, const void *data,
+                      uint64_t size)
+{
+    *place = data ? (uint32_t)MIN(size, (uint64_t)UINT32_MAX) : 0;
+    add_item(pc, size_key, place, sizeof *place);
+    add_item(pc, data_key, data, *place);
+}
+
+static bool fw_memory(void *opaque, uint64_t gpa, void *buf, uint32_t len, bool write)
+{
+    struct pc *pc = opaque;
+    struct mem *m = pc->machine->mem;
+    uint64_t half = MIN((uint64_t)len, PAGE_SIZE - (gpa & PAGE_OFFSET));
+    if (gpa + len < gpa || !mem_host(m, HPA(gpa), half, true) ||
+        (len > half && !mem_host(m, HPA(gpa + half), len - half, true)))
+        return false;
+    if (write)
+        mem_write(m, HPA(gpa), buf, len);
+    else
+        mem_read(m, HPA(gpa), buf, len);
+    return true;
+}
+
+/* A kernel as its loader would take it: a bzImage's setup sectors by themselves. */
+static void add_images(struct pc *pc, const struct pc_config *config)
+{
+    const uint8_t *image = config->image.data;
+    uint64_t size = config->image.size, setup = 0;
+    if (linux_boot_is(image, size)) {
+        unsigned sectors = image[LINUX_SETUP_SECTS] ? image[LINUX_SETUP_SECTS] : 4;
+        setup = MIN(size, (uint64_t)(sectors + 1) * 512);
+    }
+    const char *append = config->append ? config->append : "";
+    add_sized(pc, FW_CFG_KERNEL_SIZE, &pc->fw.kernel_size, FW_CFG_KERNEL_DATA, image + setup, size - setup);
+    add_sized(pc, FW_CFG_SETUP_SIZE, &pc->fw.setup_size, FW_CFG_SETUP_DATA, image, setup);
+    add_sized(pc, FW_CFG_INITRD_SIZE, &pc->fw.initrd_size, FW_CFG_INITRD_DATA, config->initrd.data,
+              config->initrd.size);
+    add_sized(pc, FW_CFG_CMDLINE_SIZE, &pc->fw.cmdline_size, FW_CFG_CMDLINE_DATA, append, strlen(append) + 1);
+}
+
+static void fill_fw_cfg(struct pc *pc, const struct pc_config *config, size_t acpi)
+{
+    pc->fw.id = FW_CFG_ID_PORTS | FW_CFG_ID_DMA;
+    pc->fw.ram = config->mem;
+    pc->fw.cpus = (uint16_t)pc->machine->cpus;
+    pc->fw.no_graphics = 1;
     pc->fw_cfg.items = pc->items;
-    add_item(pc, FW_CFG_SIGNATURE, NULL, "QEMU", 4);
-    add_item(pc, FW_CFG_ID, NULL, &pc->fw_id, sizeof pc->fw_id);
-    add_item(pc, FW_CFG_RAM_SIZE, NULL, &pc->fw_ram, sizeof pc->fw_ram);
-    add_item(pc, FW_CFG_NB_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
-    add_item(pc, FW_CFG_MAX_CPUS, NULL, &pc->fw_cpus, sizeof pc->fw_cpus);
-    add_item(pc, FW_CFG_FILE_FIRST, "etc/e820", pc->map, pc->map_ranges * (uint32_t)sizeof *pc->map);
+    pc->fw_cfg.memory = fw_memory;
+    pc->fw_cfg.opaque = pc;
+    add_item(pc, FW_CFG_SIGNATURE, "QEMU", 4);
+    add_item(pc, FW_CFG_ID, &pc->fw.id, sizeof pc->fw.id);
+    add_item(pc, FW_CFG_RAM_SIZE, &pc->fw.ram, sizeof pc->fw.ram);
+    add_item(pc, FW_CFG_NO_GRAPHICS, &pc->fw.no_graphics, sizeof pc->fw.no_graphics);
+    add_item(pc, FW_CFG_NB_CPUS, &pc->fw.cpus, sizeof pc->fw.cpus);
+    add_item(pc, FW_CFG_BOOT_DEVICE, &pc->fw.boot_device, sizeof pc->fw.boot_device);
+    add_item(pc, FW_CFG_BOOT_MENU, &pc->fw.boot_menu, sizeof pc->fw.boot_menu);
+    add_item(pc, FW_CFG_MAX_CPUS, &pc->fw.cpus, sizeof pc->fw.cpus);
+    add_images(pc, config);
+    memcpy(pc->acpi, mem_host(pc->machine->mem, HPA(PC_BIOS), acpi, false), acpi);
+    add_file(pc, "etc/acpi/rsdp", pc->acpi, ACPI_RSDP_SIZE);
+    add_file(pc, "etc/acpi/tables", pc->acpi + ACPI_RSDP_SIZE, acpi - ACPI_RSDP_SIZE);
+    add_file(pc, "etc/e820", pc->map, pc->map_ranges * sizeof *pc->map);
 }
 
 /* The BIOS writer's part: RAM instead of ROM below 1 MiB, interrupts of the PCI bus, where the ACPI registers are. */
@@ -462,10 +520,12 @@ static void fill_cmos(struct pc *pc, uint64_t low, uint64_t high)
     rtc_set_cmos(r, 0x5f, (uint8_t)(pc->machine->cpus - 1));
 }
 
-static bool fill_bios(struct pc *pc)
+/* Returns the size of the ACPI tables, 0: no room. */
+static size_t fill_bios(struct pc *pc)
 {
     uint8_t *bda = mem_host(pc->machine->mem, HPA(0x400), 256, true);
     store16(bda + 0x00, 0x3f8);
+    store16(bda + 0x02, 0x2f8);
     store16(bda + 0x0e, PC_EBDA >> 4);
     store16(bda + 0x13, PC_EBDA >> 10);
     uint8_t *ebda = mem_host(pc->machine->mem, HPA(PC_EBDA), PC_VGA - PC_EBDA, true);
@@ -493,8 +553,8 @@ static bool fill_bios(struct pc *pc)
                                      .cpu_signature = one[0],
                                      .cpu_features = one[3]};
     uint8_t *bios = mem_host(pc->machine->mem, HPA(PC_BIOS), PC_1M - PC_BIOS, true);
-    return acpi_build_tables(bios, PC_MP_TABLE - PC_BIOS, PC_BIOS, &acpi) &&
-           mp_build_table(bios + (PC_MP_TABLE - PC_BIOS), PC_1M - PC_MP_TABLE, PC_MP_TABLE, &acpi);
+    size_t size = acpi_build_tables(bios, sizeof pc->acpi, PC_BIOS, &acpi);
+    return mp_build_table(bios + (PC_MP_TABLE - PC_BIOS), PAGE_SIZE, PC_MP_TABLE, &acpi) ? size : 0;
 }
 
 bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, uint64_t high, char *error)
@@ -510,12 +570,13 @@ bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, u
     }
     pc->fixed_windows = pc->windows;
     pc->map_ranges = memory_map(pc->map, low, high);
-    fill_fw_cfg(pc, config->mem);
     fill_chipset(pc);
     fill_cmos(pc, low, high);
-    if (!fill_bios(pc)) {
+    size_t acpi = fill_bios(pc);
+    if (!acpi) {
         snprintf(error, PC_ERROR_MAX, "the tables of the firmware do not fit below 1 MiB: use fewer --cpus");
         return false;
     }
+    fill_fw_cfg(pc, config, acpi);
     return true;
 }

@@ -24,9 +24,10 @@
 #include "src/machine/machine.h"
 #include "src/machine/pc.h"
 
-#define BOARD_RANGES  48
-#define BOARD_WINDOWS 16
-#define FW_CFG_ITEMS  20
+#define BOARD_RANGES   48
+#define BOARD_WINDOWS  16
+#define BOARD_ACPI_MAX 16384u
+#define FW_CFG_ITEMS   24
 
 struct board_window { /* of memory-mapped registers */
     struct pc *pc;
@@ -74,9 +75,12 @@ struct pc {
     struct fw_cfg fw_cfg;
 
     struct fw_cfg_item items[FW_CFG_ITEMS];
-    uint64_t fw_ram;
-    uint32_t fw_id;
-    uint16_t fw_cpus;
+    struct {
+        uint64_t ram;
+        uint32_t id, kernel_size, setup_size, initrd_size, cmdline_size;
+        uint16_t cpus, no_graphics, boot_menu, boot_device;
+    } fw;                         /* what small items show */
+    uint8_t acpi[BOARD_ACPI_MAX]; /* as they stood at the start */
     struct memory_range map[MEMORY_MAP_MAX];
     unsigned map_ranges;
 

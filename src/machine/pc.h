@@ -49,7 +49,7 @@ struct pc_platform {
 struct pc_file {
     const char *name; /* for messages, and the first word of a module's string */
     const char *args; /* the rest of it; may be NULL */
-    const void *data; /* the caller keeps it until pc_create() returns */
+    const void *data; /* the caller keeps it until pc_destroy() */
     size_t size;
 };
 
