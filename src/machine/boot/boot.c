@@ -7,6 +7,8 @@
 
 #include "src/machine/boot/boot.h"
 
+#define WANTED "a Multiboot, Multiboot 2 or PVH image or a Linux bzImage is wanted"
+
 bool boot_fail(struct boot *b, const char *fmt, ...)
 {
     va_list ap;
@@ -31,37 +33,68 @@ void *boot_ram(struct boot *b, uint64_t pa, uint64_t len)
     return is_ram(b, pa, len) ? mem_host(b->machine->mem, HPA(pa), len, true) : NULL;
 }
 
-/* The end of what is taken and overlaps; 0: free. */
-static uint64_t overlap(const struct boot *b, uint64_t pa, uint64_t len)
+/* What is taken and overlaps; -1: it is free. */
+static int overlap(const struct boot *b, uint64_t pa, uint64_t len)
 {
     for (unsigned i = 0; i < b->nused; i++)
         if (pa < b->used[i].end && b->used[i].base < pa + len)
-            return b->used[i].end;
-    return 0;
+            return (int)i;
+    return -1;
 }
 
 bool boot_take(struct boot *b, uint64_t pa, uint64_t len)
 {
-    if (b->nused == BOOT_USED_MAX || overlap(b, pa, len))
+    if (b->nused == BOOT_USED_MAX || overlap(b, pa, len) >= 0)
         return false;
     b->used[b->nused].base = pa;
     b->used[b->nused++].end = pa + len;
     return true;
 }
 
-uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
+static uint64_t align_up(uint64_t pa, uint64_t align)
 {
-    uint64_t pa = from;
-    to = MIN(to, b->low);
-    while (pa < to && len <= to - pa) {
-        uint64_t end = overlap(b, pa, len);
-        if (!end && !is_ram(b, pa, len))
-            end = pa < PC_1M ? PC_1M : to;
-        if (!end)
-            return boot_take(b, pa, len) ? pa : UINT64_MAX;
-        pa = (end + PAGE_OFFSET) & PAGE_BASE;
+    return (pa + align - 1) / align * align;
+}
+
+/* All numbers are below 2^33, so that nothing wraps. */
+static uint64_t find_in(const struct boot *b, uint64_t len, uint64_t align, uint64_t base, uint64_t end, bool highest)
+{
+    if (base >= end || len > end - base)
+        return UINT64_MAX;
+    uint64_t pa = highest ? (end - len) / align * align : align_up(base, align);
+    while (pa >= base && pa <= end - len) {
+        int i = overlap(b, pa, len);
+        if (i < 0)
+            return pa;
+        if (!highest)
+            pa = align_up(b->used[i].end, align);
+        else if (b->used[i].base < len)
+            break;
+        else
+            pa = (b->used[i].base - len) / align * align;
     }
     return UINT64_MAX;
+}
+
+uint64_t boot_find(struct boot *b, uint64_t len, uint64_t align, uint64_t from, uint64_t to, bool highest)
+{
+    align = MAX(align, (uint64_t)1);
+    for (unsigned n = 0; n < b->ranges; n++) {
+        const struct memory_range *r = &b->map[highest ? b->ranges - 1 - n : n];
+        if (r->type != MEMORY_RAM || r->base >= b->low)
+            continue;
+        uint64_t end = MIN(r->base + r->len, b->low);
+        uint64_t pa = find_in(b, len, align, MAX(r->base, from), MIN(end, to), highest);
+        if (pa != UINT64_MAX)
+            return pa;
+    }
+    return UINT64_MAX;
+}
+
+uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
+{
+    uint64_t pa = boot_find(b, len, PAGE_SIZE, from, to, false);
+    return pa != UINT64_MAX && boot_take(b, pa, len) ? pa : UINT64_MAX;
 }
 
 void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data)
@@ -72,27 +105,51 @@ void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data)
     c->seg[SEG_LDTR] = (struct seg){.ar = AR_UNUSABLE};
 }
 
+void boot_start32(struct boot *b, uint32_t entry, uint32_t eax, uint32_t ebx)
+{
+    static const uint64_t gdt[] = {0, 0x00cf9b000000ffffull, 0x00cf93000000ffffull, 0x00008b0000000067ull};
+    mem_write(b->machine->mem, HPA(BOOT_GDT), gdt, sizeof gdt);
+    struct cpu *c = b->machine->cpu[0].cpu;
+    boot_flat(c, 0x08, AR_G | AR_DB | AR_P | AR_S | 0xb, 0x10);
+    c->seg[SEG_LDTR] = (struct seg){.limit = 0xffff, .ar = AR_P | 2};
+    c->seg[SEG_TR] = (struct seg){.limit = 0x67, .ar = AR_P | 0xb, .sel = 0x18};
+    c->gdtr = (struct dtable){.base = BOOT_GDT, .limit = sizeof gdt - 1};
+    c->idtr = (struct dtable){0};
+    c->cr0 = CR0_PE | CR0_ET;
+    c->rip = entry;
+    memset(c->gpr, 0, sizeof c->gpr);
+    c->gpr[GPR_RAX] = eax;
+    c->gpr[GPR_RBX] = ebx;
+    c->gpr[GPR_RSP] = 0x7c00; /* undefined by the specifications; a place that is RAM */
+}
+
 bool boot_load(struct boot *b)
 {
     const struct pc_file *f = &b->config->image;
     const uint8_t *p = f->data;
+    uint64_t pvh;
     boot_bios(b);
     if (!f->size)
-        return boot_fail(b, "%s: the file is empty: a Multiboot image or a Linux bzImage is wanted", f->name);
+        return boot_fail(b, "%s: the file is empty: " WANTED, f->name);
+    bool is_linux = linux_boot_is(p, f->size);
+    if (b->config->entry && !is_linux)
+        return boot_fail(b, "%s: --entry is for a Linux bzImage, which this is not", f->name);
+    /* An image with both headers gets the newer protocol, which tells it more. */
+    if (multiboot2_find(p, f->size) >= 0)
+        return multiboot2_load(b);
     if (multiboot_find(p, f->size) >= 0)
         return multiboot_load(b);
-    if (linux_boot_is(p, f->size))
+    if (is_linux)
         return boot_linux(b);
-    for (size_t i = 0; i + 4 <= MIN(f->size, (size_t)32768); i += 8)
-        if (load32(p + i) == 0xe85250d6)
-            return boot_fail(b, "%s: Multiboot 2 is not supported yet: give the image a Multiboot 1 header", f->name);
-    if (f->size >= 4 && !memcmp(p, "\177ELF", 4))
+    if (f->size >= 4 && !memcmp(p, "\177ELF", 4)) {
+        if (elf_find_pvh(f, &pvh))
+            return pvh_load(b, pvh);
         return boot_fail(b,
-                         "%s: an ELF file without a Multiboot 1 header in its first 8 KiB: PVH and plain ELF are not "
-                         "supported yet; give it a Multiboot 1 header",
+                         "%s: an ELF file without a Multiboot header near its start and without a PVH note: give it "
+                         "one of them",
                          f->name);
-    return boot_fail(b,
-                     "%s: neither a Multiboot 1 image nor a Linux bzImage (or cut before its header): one of these "
-                     "is wanted",
-                     f->name);
+    }
+    if (f->size >= 2 && p[0] == 0x1f && p[1] == 0x8b)
+        return boot_fail(b, "%s: is compressed: gunzip it first (gunzip -c %s > FILE)", f->name, f->name);
+    return boot_fail(b, "%s: not a bootable image (or cut before its header): " WANTED, f->name);
 }
