@@ -204,12 +204,24 @@ static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool wr
     *out = HPA(at.v);
     if (!w->s || w->s->kind == MMU_SECOND_NONE)
         return MMU_OK;
+    uint64_t page = at.v & PAGE_BASE;
+    struct mmu_table_entry none = {0}, *e = w->s->tables ? &w->s->tables->e[at.v / PAGE_SIZE % MMU_TABLE_SLOTS] : &none;
+    bool same = e->gpa == page && e->root == w->s->root && e->asid == w->s->asid;
+    if (same && (write ? e->wr : e->rd)) {
+        *out = HPA(e->hpa | (at.v & PAGE_OFFSET));
+        return MMU_OK;
+    }
     struct mmu_result res;
     enum mmu_fault_kind k =
         mmu_translate_gpa(w->m, w->s, at, write ? MMU_WRITE : MMU_READ, false, w->la_valid, &res, w->fault);
-    if (k == MMU_OK)
-        *out = res.hpa;
-    return k;
+    if (k != MMU_OK)
+        return k;
+    *out = res.hpa;
+    if (!same)
+        *e = (struct mmu_table_entry){.gpa = page, .root = w->s->root, .asid = w->s->asid};
+    e->hpa = res.hpa.v & PAGE_BASE;
+    *(write ? &e->wr : &e->rd) = true;
+    return MMU_OK;
 }
 
 static enum mmu_fault_kind set_accessed(const struct walk *w, gpa_t at, bool wide, uint64_t old, uint64_t new_,

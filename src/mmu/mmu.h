@@ -23,6 +23,19 @@ struct mmu_regs {
     bool gbpages, amd;  /* 1-GiB pages; vendor where reserved bits differ */
 };
 
+/* Guest-physical pages that held paging structures, with what the second level makes of them: SDM volume 3C, "Caching
+ * Translation Information", "Guest-physical mappings"; on AMD a part of the ASID's TLB. Whoever invalidates them clears
+ * it. */
+#define MMU_TABLE_SLOTS 64u
+struct mmu_table_cache {
+    struct mmu_table_entry {
+        uint64_t gpa, root; /* of the page; EPTP or nCR3 */
+        uint64_t hpa;
+        uint16_t asid;
+        bool rd, wr; /* what has been granted; neither: free */
+    } e[MMU_TABLE_SLOTS];
+};
+
 enum mmu_second_kind { MMU_SECOND_NONE, MMU_SECOND_EPT, MMU_SECOND_NPT };
 struct mmu_second {
     enum mmu_second_kind kind;
@@ -34,6 +47,8 @@ struct mmu_second {
     bool ept_paging_write, ept_sss;
     uint64_t *pml_index; /* page-modification logging: the PML index, counted down; null: off */
     uint64_t pml_address;
+    struct mmu_table_cache *tables; /* null: none is kept */
+    uint16_t asid;                  /* NPT: its entries belong to one. (Those of EPT belong to the EPTP alone.) */
     bool npt_gmet; /* guest mode execute trap: a user page of the nested tables is not executable to a supervisor */
 };
 

@@ -61,7 +61,8 @@ struct tlb_bank {
     unsigned logged;       /* above TLB_LOG: too many, look everywhere */
 };
 struct tlb {
-    struct tlb_bank *bank;     /* [TLB_BANKS] */
+    struct tlb_bank *bank; /* [TLB_BANKS] */
+    struct mmu_table_cache tables;
     struct tlb_entry *nothing; /* a view in which every look-up misses: alignment checks, data breakpoints */
     uint64_t clock, gen;
     uint64_t fills;

@@ -214,6 +214,8 @@ static void load_guest(struct cpu *c, struct svm_cpu *s)
     if (s->nested_ctl & VMCB_NP_ENABLE) {
         c->second = (struct mmu_second){
             .kind = MMU_SECOND_NPT,
+            .tables = &c->tlbs.tables,
+            .asid = (uint16_t)s->asid,
             .root = s->ncr3 & (s->host.efer & EFER_LMA ? ~0xfffull : 0xffffffe0),
             .npt_cr0 = s->host.cr0,
             .npt_cr4 = s->host.cr4,

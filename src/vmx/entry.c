@@ -62,6 +62,7 @@ void vmx_load_second(struct cpu *c, struct vmcs *v)
     const uint64_t *f = v->f;
     c->second = (struct mmu_second){
         .kind = MMU_SECOND_EPT,
+        .tables = &c->tlbs.tables,
         .root = f[F_EPT_POINTER],
         .maxphyaddr = x->caps.maxphyaddr,
         .gbpages = x->caps.ept_vpid & VMX_EPT_CAP_1G,

@@ -351,6 +351,34 @@ static void ept_accessed_and_dirty(void **state)
     assert_int_equal(get(w, 0x13008) & 0x300, 0x300);
 }
 
+/* SDM 3C, "Guest-Physical Mappings": where the guest's tables lie is remembered, for one EPTP and what it granted,
+ * until it is invalidated. On AMD the ASID is part of it: who takes another one sees the tables anew. */
+static void where_tables_lie_is_remembered_until_invalidated(void **state)
+{
+    struct world *w = *state;
+    struct tlb t;
+    assert_true(tlb_init(&t));
+    w->s.kind = MMU_SECOND_EPT;
+    w->s.tables = &t.tables;
+    put(w, 0x13000, 0 | PS | 6 << 3 | 1); /* the tables' page: read only, which reading a table needs */
+    put(w, 0x4028, 0x277000 | P | W | U | A);
+    put(w, 0x1000, get(w, 0x1000) | A), put(w, 0x2000, get(w, 0x2000) | A), put(w, 0x3000, get(w, 0x3000) | A);
+    assert_int_equal(go(w, 0x5000, MMU_READ), MMU_OK);
+    assert_int_equal(go(w, 0x5000, MMU_WRITE), MMU_EPT_VIOLATION); /* setting D: a grant to read is none to write */
+    put(w, 0x13000, 0);
+    assert_int_equal(go(w, 0x5000, MMU_READ), MMU_OK);
+    struct mmu_second other = w->s;
+    w->s.root |= 1 << 6; /* another EPTP */
+    assert_int_equal(go(w, 0x5000, MMU_READ), MMU_EPT_VIOLATION);
+    w->s = other;
+    w->s.asid = 7;
+    assert_int_equal(go(w, 0x5000, MMU_READ), MMU_EPT_VIOLATION);
+    w->s = other;
+    tlb_flush_matching(&t, -1, -1, w->s.root, false, false); /* INVEPT */
+    assert_int_equal(go(w, 0x5000, MMU_READ), MMU_EPT_VIOLATION);
+    tlb_free(&t);
+}
+
 /* APM 2, "Nested versus Guest Page Faults, Fault Ordering". */
 static void nested_faults(void **state)
 {
@@ -593,6 +621,7 @@ int main(void)
         T(ept_table_that_cannot_take_an_accessed_bit),
         T(ept_misconfigurations),
         T(ept_accessed_and_dirty),
+        T(where_tables_lie_is_remembered_until_invalidated),
         T(nested_faults),
         T(without_paging_addresses_are_32_bits),
         TT(a_tag_admits_what_lies_in_the_page),
