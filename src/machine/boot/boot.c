@@ -111,7 +111,6 @@ void boot_start32(struct boot *b, uint32_t entry, uint32_t eax, uint32_t ebx)
     mem_write(b->machine->mem, HPA(BOOT_GDT), gdt, sizeof gdt);
     struct cpu *c = b->machine->cpu[0].cpu;
     boot_flat(c, 0x08, AR_G | AR_DB | AR_P | AR_S | 0xb, 0x10);
-    c->seg[SEG_LDTR] = (struct seg){.limit = 0xffff, .ar = AR_P | 2};
     c->seg[SEG_TR] = (struct seg){.limit = 0x67, .ar = AR_P | 0xb, .sel = 0x18};
     c->gdtr = (struct dtable){.base = BOOT_GDT, .limit = sizeof gdt - 1};
     c->idtr = (struct dtable){0};
