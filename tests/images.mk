@@ -12,13 +12,16 @@ IMAGE_CFLAGS := -std=gnu11 -O2 -g -Wall -Wextra -Wno-unused-parameter -ffreestan
 image_bits = $(patsubst %64,64,$(patsubst %32,32,$(filter %64 %32,$(notdir $(1)))))
 image_m = $(if $(filter %64,$(1)),-m64,-m32)
 
+# What of the library an image links: src/vmx/check.c is freestanding.
+image_more_vmxrules64 := src/vmx/check.c src/vmx/check_words.c
+
 .PHONY: test-images
 images: $(images)
-$(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildcard tests/images/*.h include/vmenter/*.h src/native/*)
+$(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildcard tests/images/*.h include/vmenter/*.h src/native/*) src/vmx/check.c src/vmx/check_words.c src/vmx/check.h src/arch/vmx_check.def
 	@mkdir -p $(@D)
 	$(Q)$(IMAGE_CC) $(call image_m,$*) $(IMAGE_CFLAGS) '-DIMAGE_NAME="$*"' -MMD -MP -MF $@.d -nostdlib -static -no-pie -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
 		-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-T,tests/images/rt/image.ld -o $@.elf \
-		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $(or $(wildcard tests/images/$*.S),$(if $(filter vmx% svm%,$*),src/native/enter.S)) $<
+		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $(or $(wildcard tests/images/$*.S),$(if $(filter vmx% svm%,$*),src/native/enter.S)) $(image_more_$*) $<
 	$(Q)$(IMAGE_OBJCOPY) -O elf32-i386 $@.elf $@
 
 

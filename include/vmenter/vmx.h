@@ -11,6 +11,8 @@
 #ifndef VMENTER_VMX_H
 #define VMENTER_VMX_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -248,10 +250,112 @@ struct vmx_region {
 };
 #define VMX_REGION_SHADOW (1u << 31)
 
+/* --- Would this VMCS enter? ------------------------------------------------------------------------------------------
+ *
+ * The rules of "Checks on VMX Controls and Host-State Area" and "Checking and Loading Guest State", all of them, over
+ * an image of a VMCS. vmenter's own processor runs the same rules at its VM entries. No function here allocates, keeps
+ * state or needs a C library: src/vmx/check.c builds by itself into a hypervisor for real hardware (docs/VMX.md). */
+
+/* The fields of a VMCS as far as they are known. All zeros: nothing is. */
+enum {
+    VMENTER_VMCS_FIELDS = 0
+#define VMCS(name, encoding, when, group, text) +1
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+};
+struct vmenter_vmcs {
+    uint64_t value[VMENTER_VMCS_FIELDS]; /* in the order of arch/vmcs.def */
+    uint64_t known[(VMENTER_VMCS_FIELDS + 63) / 64];
+};
+/* By encoding, high halves of 64-bit fields included. Set cuts the value to the field's width. False: there is no such
+ * field; get: it is not known. */
+bool vmenter_vmcs_get(const struct vmenter_vmcs *v, uint32_t encoding, uint64_t *value);
+bool vmenter_vmcs_set(struct vmenter_vmcs *v, uint32_t encoding, uint64_t value);
+/* Makes the image of what `read` gives: a VMREAD, or a look into a dump. It is asked for each field of the appendix
+ * once, by its full encoding, and returns false where there is none (VMREAD of a field that the processor lacks
+ * fails). */
+void vmenter_vmcs_read(struct vmenter_vmcs *v, bool (*read)(void *opaque, uint32_t encoding, uint64_t *value),
+                       void *opaque);
+
+/* What the processor is able to. A member that is not known is best left at what vmenter_vmx_caps_read() makes of it.
+ */
+struct vmenter_vmx_caps {
+    uint64_t msr[VMX_MSR_EXIT_CTLS2 - VMX_MSR_BASIC + 1]; /* IA32_VMX_BASIC and on; 0: the processor has no such MSR */
+    uint64_t efer_bits, debugctl_bits, perf_global_bits;  /* bits of IA32_EFER, ... that are not reserved */
+    uint64_t rtit_ctl_bits, lbr_ctl_bits;
+    uint64_t pending_debug_bits;        /* of the pending debug exceptions */
+    uint8_t physical_bits, linear_bits; /* CPUID 80000008H: EAX 7:0, 15:8 */
+    bool sgx;                           /* the enclave-interruption bit may be 1 */
+};
+/* Asks the processor by RDMSR and CPUID (out: EAX, EBX, ECX, EDX). Only MSRs that exist are read. */
+void vmenter_vmx_caps_read(struct vmenter_vmx_caps *caps, uint64_t (*rdmsr)(void *opaque, uint32_t msr),
+                           void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *opaque);
+/* The same, of what is in msr[] and CPUID's answers alone; `cpuid` may be NULL: then every bit is taken to exist that
+ * some processor has, with 46 physical and 57 linear bits. */
+void vmenter_vmx_caps_derive(struct vmenter_vmx_caps *caps,
+                             void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]),
+                             void *opaque);
+
+/* Where the VM entry happens. All zeros: nothing is known. */
+enum vmenter_known { VMENTER_UNKNOWN = 0, VMENTER_NO = 1, VMENTER_YES = 2 };
+struct vmenter_vmx_host {
+    enum vmenter_known ia32e_mode; /* the host is in IA-32e mode: IA32_EFER.LMA */
+    enum vmenter_known smm;        /* the host is in SMM; unknown counts as no */
+    bool has_vmcs_pointer;
+    uint64_t vmcs_pointer; /* the VMCS's own physical address */
+    /* Reads physical memory. False, or NULL: what is there is not known. */
+    bool (*read_memory)(void *opaque, uint64_t address, void *to, size_t bytes);
+    void *opaque;
+};
+
+enum vmenter_vmx_area {
+    VMENTER_VMX_CONTROLS, /* VM-instruction error 7 */
+    VMENTER_VMX_HOST,     /* VM-instruction error 8 */
+    VMENTER_VMX_GUEST     /* exit reason 80000021H */
+};
+#define VMENTER_VMX_FINDING_FIELDS 8
+/* A rule that is broken, or that could not be judged because a field or memory is not known. */
+struct vmenter_vmx_finding {
+    const char *id;      /* such as "guest.cs.ar.l-and-db"; it stays the same for ever */
+    const char *section; /* its title in the manual's volume 3C */
+    const char *rule;    /* a sentence: what must hold */
+    uint16_t row;        /* its place in the order of the checks; differs between versions */
+    uint8_t area;        /* enum vmenter_vmx_area */
+    bool judged;         /* false: not known whether it is broken; then `lacking` says why */
+    bool has_nearest;
+    uint8_t fields;
+    uint32_t field[VMENTER_VMX_FINDING_FIELDS]; /* encodings: the field at fault, then others that the verdict depends
+                                                   on, as far as there is room */
+    uint64_t found;                             /* in field[0] */
+    uint64_t must, may; /* bits of field[0] that the rule wants 1, that it lets be 1; 0 and all ones: no such words */
+    uint64_t nearest;   /* the nearest value of field[0] that keeps the rule, other fields as they are */
+    uint32_t lacking;   /* encoding of the first field that was not known; VMENTER_VMX_LACKS_... */
+    uint64_t lacking_address;
+};
+enum { VMENTER_VMX_LACKS_MEMORY = 0x10000, VMENTER_VMX_LACKS_POINTER, VMENTER_VMX_LACKS_MODE };
+
+/* All findings, in the manual's order: the number that there are, of which the first `max` are stored. */
+size_t vmenter_vmx_check(const struct vmenter_vmcs *v, const struct vmenter_vmx_caps *caps,
+                         const struct vmenter_vmx_host *host, struct vmenter_vmx_finding *findings, size_t max);
+/* What the processor says to it: 0 (it enters, as far as these rules go), 7 or 8 (VM-instruction error), 0x80000021
+ * (exit reason; *qualification, which may be NULL, is the exit's). Findings that were not judged do not count. */
+uint32_t vmenter_vmx_outcome(const struct vmenter_vmx_finding *findings, size_t count, uint64_t *qualification);
+/* One line of words without a newline; length as snprintf does. */
+size_t vmenter_vmx_finding_text(const struct vmenter_vmx_finding *finding, char *buf, size_t size);
+/* Makes it keep every rule that can be judged, by few changes: each broken field takes its nearest legal value until
+ * nothing is broken, and then every changed field that can go back goes back. A VMCS that breaks nothing is left as it
+ * is. The number of fields changed; -1: the capabilities contradict each other, the VMCS still breaks a rule. */
+int vmenter_vmx_round(struct vmenter_vmcs *v, const struct vmenter_vmx_caps *caps, const struct vmenter_vmx_host *host);
+
 /* Words for people; never NULL (vmenter's library, not native). */
 const char *vmenter_vmx_reason_name(uint32_t basic_reason);
 const char *vmenter_vmx_error_text(uint32_t error);
 const char *vmenter_vmcs_field_name(uint32_t encoding);
+/* The control at a bit of a control word's field ("enable EPT"); NULL: none. */
+const char *vmenter_vmx_control_name(uint32_t encoding, unsigned bit);
+/* The capabilities of a processor model ("NAME[,+feature,-feature...]"; vmenter's library). False: no such model or
+ * feature, or it has no VMX; `error` (may be NULL, else 256 bytes) says which. */
+bool vmenter_vmx_caps_of_model(struct vmenter_vmx_caps *caps, const char *model, char *error);
 
 #ifdef __cplusplus
 }

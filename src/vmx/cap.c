@@ -7,6 +7,10 @@
  */
 #include "src/vmx/vmx_int.h"
 
+#include <stdio.h>
+
+#define VMX_ERROR_MAX 256 /* bytes, of a caller's message */
+
 /* Columns `since` of vmx_ctl.def that no profile reaches. */
 enum { VMX_PROFILE_NEVER = 1000, VMX_PROFILE_NYI = 1000 };
 
@@ -136,6 +140,37 @@ bool vmx_caps_msr(const struct vmx_caps *caps, uint32_t msr, uint64_t *v)
     case VMX_MSR_EXIT_CTLS2: *v = caps->exit2.may; return caps->exit2.may != 0;
     }
     return false;
+}
+
+void vmx_caps_publish(const struct vmx_caps *caps, struct vmenter_vmx_caps *to)
+{
+    *to = (struct vmenter_vmx_caps){
+        .efer_bits = caps->efer_bits,
+        .debugctl_bits = caps->debugctl_bits,
+        .perf_global_bits = caps->perf_global_bits,
+        .pending_debug_bits = 0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS,
+        .physical_bits = caps->maxphyaddr,
+        .linear_bits = caps->linear_width,
+    };
+    for (uint32_t msr = VMX_MSR_BASIC; msr <= VMX_MSR_EXIT_CTLS2; msr++)
+        if (!vmx_caps_msr(caps, msr, &to->msr[msr - VMX_MSR_BASIC]))
+            to->msr[msr - VMX_MSR_BASIC] = 0;
+}
+
+bool vmenter_vmx_caps_of_model(struct vmenter_vmx_caps *to, const char *name, char *error)
+{
+    struct model m;
+    struct vmx_caps caps;
+    if (!model_parse(&m, name, error, error ? VMX_ERROR_MAX : 0))
+        return false;
+    if (!model_has(&m, FEATURE_vmx)) {
+        if (error)
+            snprintf(error, VMX_ERROR_MAX, "%s has no VMX", m.name);
+        return false;
+    }
+    vmx_caps_init(&caps, &m);
+    vmx_caps_publish(&caps, to);
+    return true;
 }
 
 const char *vmenter_vmx_reason_name(uint32_t basic_reason)

@@ -1,77 +1,207 @@
 /* SPDX-License-Identifier: MIT
  *
- * check.c: the checks of VM entries, over a VMCS's fields and capabilities; knows no cpu.
+ * check.c: the checks of VM entries, over a VMCS's fields and capabilities; knows no processor.
  *
  * SDM volume 3C, "Checks on VMX Controls and Host-State Area", "Checking and Loading Guest State". Each check is a row
- * of vmx_check.def; all broken rows are noted, in the manual's order, so that the first one noted is the one that a
- * processor which checks in that order meets.
+ * of vmx_check.def, whose expressions are compiled twice: into the functions that a VM entry runs, which stop at the
+ * first broken rule, and into vmx_check_each(), which goes on, notes which fields each verdict depends on, and can live
+ * with fields that are not known.
+ *
+ * Freestanding: <vmenter/vmx.h>, its tables and vmx_check.def are all it needs; no library, no allocation, no state.
  */
-#include "src/vmx/vmx_int.h"
+#include "src/vmx/check.h"
 
-#include <stdio.h>
+#define CR0_PE       1ull
+#define CR0_PG       (1ull << 31)
+#define CR4_PAE      (1ull << 5)
+#define CR4_LA57     (1ull << 12)
+#define CR4_PCIDE    (1ull << 17)
+#define CR4_CET      (1ull << 23)
+#define CR0_WP       (1ull << 16)
+#define EFER_LME     (1ull << 8)
+#define EFER_LMA     (1ull << 10)
+#define FLAG_TF      (1ull << 8)
+#define FLAG_IF      (1ull << 9)
+#define FLAG_VM      (1ull << 17)
+#define DEBUGCTL_BTF (1ull << 1)
 
-static const struct {
-    const char *id, *section, *text;
-} rows[VMX_CHECK_COUNT] = {
-#define VMX_CHECK(area, name, id_, section_, text_) [VMX_CHECK_##name] = {id_, section_, text_},
-#include "src/arch/vmx_check.def"
-#undef VMX_CHECK
+/* --- fields ----------------------------------------------------------------------------------------------------- */
+
+static const uint16_t encodings[F_COUNT] = {
+#define VMCS(name, encoding, when, group, text) [F_##name] = encoding,
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
 };
 
-const char *vmx_check_id(unsigned row)
+/* By width, type and index: slot + 1. */
+#define INDEX_BITS 6
+#define DENSE(encoding)                                                                                                \
+    ((((encoding) >> 10 & 3) | ((encoding) >> 13 & 3) << 2) << INDEX_BITS | ((encoding) >> 1 & 0x1ff))
+static const uint8_t slots[16 << INDEX_BITS] = {
+#define VMCS(name, encoding, when, group, text) [DENSE(encoding)] = F_##name + 1,
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+};
+#define VMCS(name, encoding, when, group, text)                                                                        \
+    _Static_assert(((encoding) >> 1 & 0x1ff) < 1 << INDEX_BITS && !((encoding)&0xffff9001), "VMCS_" #name);
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+
+int vmcs_slot_of(uint64_t encoding)
 {
-    return row < VMX_CHECK_COUNT ? rows[row].id : "?";
+    if ((encoding & ~0x6ffeull & ~1ull) || (encoding >> 1 & 0x1ff) >= 1 << INDEX_BITS)
+        return -1;
+    return slots[DENSE(encoding)] - 1;
 }
 
-static COLD void broke(struct vmx_broken *b, unsigned row, uint64_t found)
+uint32_t vmcs_encoding_of(unsigned slot)
 {
-    if (b->count < VMX_BROKEN_MAX) {
-        b->rule[b->count].row = (uint16_t)row;
-        b->rule[b->count].found = found;
+    return encodings[slot];
+}
+
+static bool is_known(const uint64_t *known, unsigned slot)
+{
+    return known[slot >> 6] >> (slot & 63) & 1;
+}
+
+static uint64_t cut(unsigned slot, uint64_t value)
+{
+    switch (VMCS_FIELD_WIDTH(encodings[slot])) {
+    case VMCS_WIDTH_16: return (uint16_t)value;
+    case VMCS_WIDTH_32: return (uint32_t)value;
     }
-    b->count++;
+    return value;
 }
-#define CHECK_ROW(row, holds, found)                                                                                   \
-    do {                                                                                                               \
-        if (unlikely(!(holds)))                                                                                        \
-            broke(k->broken, row, found);                                                                              \
-    } while (0)
-#define CHECK(name, holds, found) CHECK_ROW(VMX_CHECK_##name, holds, found)
-#define F(name)                   (f[F_##name])
 
-static bool allowed(const struct vmx_allowed *a, uint64_t v)
+bool vmenter_vmcs_get(const struct vmenter_vmcs *v, uint32_t encoding, uint64_t *value)
 {
-    return (v & a->must) == a->must && !(v & ~a->may);
+    int slot = vmcs_slot_of(encoding);
+    if (slot < 0 || !is_known(v->known, (unsigned)slot))
+        return false;
+    if ((encoding & VMCS_HIGH) && VMCS_FIELD_WIDTH(encoding) != VMCS_WIDTH_64)
+        return false;
+    *value = encoding & VMCS_HIGH ? v->value[slot] >> 32 : v->value[slot];
+    return true;
 }
-static bool in_width(const struct vmx_caps *caps, uint64_t pa)
+
+bool vmenter_vmcs_set(struct vmenter_vmcs *v, uint32_t encoding, uint64_t value)
 {
-    return !(pa & ~mask_low(caps->maxphyaddr));
+    int slot = vmcs_slot_of(encoding);
+    if (slot < 0)
+        return false;
+    if (encoding & VMCS_HIGH) {
+        if (VMCS_FIELD_WIDTH(encoding) != VMCS_WIDTH_64)
+            return false;
+        value = value << 32 | (uint32_t)v->value[slot];
+    }
+    v->value[slot] = cut((unsigned)slot, value);
+    v->known[slot >> 6] |= 1ull << (slot & 63);
+    return true;
+}
+
+void vmenter_vmcs_read(struct vmenter_vmcs *v, bool (*read)(void *opaque, uint32_t encoding, uint64_t *value),
+                       void *opaque)
+{
+    for (unsigned i = 0; i < sizeof v->known / sizeof *v->known; i++)
+        v->known[i] = 0;
+    for (unsigned slot = 0; slot < F_COUNT; slot++) {
+        uint64_t value = 0;
+        v->value[slot] = 0;
+        if (read(opaque, encodings[slot], &value))
+            vmenter_vmcs_set(v, encodings[slot], value);
+    }
+}
+
+/* --- pure functions for the rows ----------------------------------------------------------------------------------
+ */
+
+static bool in_bounds(uint64_t v, struct vmx_allowed a)
+{
+    return (v & a.must) == a.must && !(v & ~a.may);
+}
+static uint64_t width_mask(const struct vmx_caps *caps)
+{
+    return caps->maxphyaddr >= 64 ? ~0ull : (1ull << caps->maxphyaddr) - 1;
+}
+static uint64_t page_mask(const struct vmx_caps *caps)
+{
+    return width_mask(caps) & ~4095ull;
 }
 static bool page_address(const struct vmx_caps *caps, uint64_t pa)
 {
-    return !(pa & PAGE_OFFSET) && in_width(caps, pa);
+    return !(pa & ~page_mask(caps));
 }
-static bool msr_area(const struct vmx_caps *caps, uint64_t pa, uint64_t count)
+
+/* MSR areas: 16 bytes each entry. */
+static bool area_address_ok(const struct vmx_caps *caps, uint64_t pa)
 {
-    return !count || (!(pa & 15) && in_width(caps, pa) && in_width(caps, pa + count * 16 - 1));
+    return !(pa & ~(width_mask(caps) & ~15ull));
+}
+static bool area_ok(const struct vmx_caps *caps, uint64_t pa, uint64_t count)
+{
+    return area_address_ok(caps, pa) && !((pa + count * 16 - 1) & ~width_mask(caps));
+}
+static uint64_t area_max(const struct vmx_caps *caps, uint64_t pa)
+{
+    uint64_t max = (width_mask(caps) - pa + 1) / 16;
+    return max > 0xffffffff ? 0xffffffff : max;
+}
+
+static uint64_t extend(uint64_t v, unsigned bits)
+{
+    return bits >= 64 ? v : (uint64_t)((int64_t)(v << (64 - bits)) >> (64 - bits));
+}
+static bool extends(uint64_t v, unsigned bits)
+{
+    return extend(v, bits) == v;
 }
 /* Of bases and MSRs: by the processor's linear-address width, whatever CR4.LA57 is. */
 static bool canonical(const struct vmx_caps *caps, uint64_t la)
 {
-    return sign_extend(la, caps->linear_width) == la;
+    return extends(la, caps->linear_width);
 }
-static bool pat_valid(uint64_t v)
+static uint64_t canonical_near(const struct vmx_caps *caps, uint64_t la)
 {
-    for (unsigned i = 0; i < 64; i += 8) {
-        uint8_t type = (uint8_t)(v >> i);
-        if (type > 7 || type == 2 || type == 3)
-            return false;
+    return extend(la, caps->linear_width);
+}
+/* Of RIP: bits 63:N are identical, which bit N-1 need not be. */
+static bool identical_above(const struct vmx_caps *caps, uint64_t la)
+{
+    return extends(la, caps->linear_width + 1u);
+}
+
+/* IA32_PAT with every byte that no memory type has made one: 2 and 3 become 0 and 1, others lose their high bits. */
+static uint64_t pat_near(uint64_t v)
+{
+    v &= 0x0707070707070707ull;
+    uint64_t low = ~v >> 2 & 0x0101010101010101ull; /* of types 0 to 3 */
+    return v & ~(low << 1);
+}
+
+static bool vector_has_error_code(unsigned vector)
+{
+    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
+}
+static bool inject_vector_ok(unsigned type, unsigned vector)
+{
+    switch (type) {
+    case VMX_EVENT_NMI: return vector == 2;
+    case VMX_EVENT_HARDWARE_EXCEPTION: return vector <= 31;
+    case VMX_EVENT_OTHER: return vector == 0;
     }
     return true;
 }
-static bool vector_has_error_code(unsigned vector)
+static unsigned inject_vector_near(unsigned type, unsigned vector)
 {
-    return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC || vector == EXC_CP;
+    return type == VMX_EVENT_NMI ? 2 : type == VMX_EVENT_HARDWARE_EXCEPTION ? vector & 31 : 0;
+}
+/* `may`: a hardware exception outside real mode. */
+static bool inject_error_ok(const struct vmx_caps *caps, uint64_t info, bool may)
+{
+    bool deliver = info & VMX_INTR_ERROR_CODE;
+    if (caps->basic & VMX_BASIC_ANY_ERROR_CODE)
+        return may || !deliver;
+    return deliver == (may && vector_has_error_code(VMX_INTR_VECTOR(info)));
 }
 
 static bool eptp_type_ok(const struct vmx_caps *caps, uint64_t eptp)
@@ -80,545 +210,502 @@ static bool eptp_type_ok(const struct vmx_caps *caps, uint64_t eptp)
     return (type == VMX_EPTP_UC && (caps->ept_vpid & VMX_EPT_CAP_UC)) ||
            (type == VMX_EPTP_WB && (caps->ept_vpid & VMX_EPT_CAP_WB));
 }
+static uint64_t eptp_best_type(const struct vmx_caps *caps)
+{
+    return caps->ept_vpid & VMX_EPT_CAP_WB ? VMX_EPTP_WB : VMX_EPTP_UC;
+}
 static bool eptp_walk_ok(const struct vmx_caps *caps, uint64_t eptp)
 {
     unsigned walk = eptp >> 3 & 7;
     return (walk == 3 && (caps->ept_vpid & VMX_EPT_CAP_WALK_4)) || (walk == 4 && (caps->ept_vpid & VMX_EPT_CAP_WALK_5));
 }
+static uint64_t eptp_best_walk(const struct vmx_caps *caps)
+{
+    return caps->ept_vpid & VMX_EPT_CAP_WALK_4 ? VMX_EPTP_WALK_4 : VMX_EPTP_WALK_5;
+}
 static bool eptp_ad_ok(const struct vmx_caps *caps, uint64_t eptp)
 {
     return !(eptp & VMX_EPTP_ACCESSED_DIRTY) || (caps->ept_vpid & VMX_EPT_CAP_ACCESSED_DIRTY);
 }
-static bool eptp_reserved_ok(const struct vmx_caps *caps, uint64_t eptp)
+static uint64_t eptp_reserved(const struct vmx_caps *caps)
 {
-    return !(eptp & 0xf80) && in_width(caps, eptp);
+    return ~width_mask(caps) | 0xf00 |
+           (caps->ept_vpid & VMX_EPT_CAP_SUPERVISOR_SHADOW_STACK ? 0 : VMX_EPTP_SUPERVISOR_SHADOW_STACK);
 }
 bool vmx_eptp_valid(const struct vmx_caps *caps, uint64_t eptp)
 {
     return eptp_type_ok(caps, eptp) && eptp_walk_ok(caps, eptp) && eptp_ad_ok(caps, eptp) &&
-           eptp_reserved_ok(caps, eptp);
+           !(eptp & eptp_reserved(caps));
 }
 
-uint32_t vmx_proc2(const uint64_t *f)
+static bool data_type_ok(uint32_t ar)
 {
-    return f[F_PROC_CONTROLS] & BIT(31) ? (uint32_t)f[F_PROC2_CONTROLS] : 0;
+    return (ar & 1) && (!(ar & 8) || (ar & 2));
 }
-
-/* --- controls
- * --------------------------------------------------------------------------------------------------------- */
-
-static void check_execution(const struct vmx_check *k)
+static uint64_t with_dpl(uint64_t ar, uint64_t dpl)
 {
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t pin = (uint32_t)F(PIN_CONTROLS), proc = (uint32_t)F(PROC_CONTROLS), proc2 = vmx_proc2(f);
-    CHECK(PIN_RESERVED, allowed(&caps->pin, pin), pin);
-    CHECK(PROC_RESERVED, allowed(&caps->proc, proc), proc);
-    CHECK(PROC2_RESERVED, allowed(&caps->proc2, proc2), proc2);
-    if (proc & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS)
-        CHECK(PROC3_RESERVED, allowed(&caps->proc3, F(PROC3_CONTROLS)), F(PROC3_CONTROLS));
-    CHECK(CR3_TARGET_COUNT, F(CR3_TARGET_COUNT) <= VMX_MISC_CR3_TARGETS(caps->misc), F(CR3_TARGET_COUNT));
-    if (proc & VMX_PROC_USE_IO_BITMAPS) {
-        CHECK(IO_BITMAP_A, page_address(caps, F(IO_BITMAP_A)), F(IO_BITMAP_A));
-        CHECK(IO_BITMAP_B, page_address(caps, F(IO_BITMAP_B)), F(IO_BITMAP_B));
-    }
-    if (proc & VMX_PROC_USE_MSR_BITMAPS)
-        CHECK(MSR_BITMAPS, page_address(caps, F(MSR_BITMAPS)), F(MSR_BITMAPS));
-    if (proc & VMX_PROC_USE_TPR_SHADOW)
-        CHECK(VIRTUAL_APIC, page_address(caps, F(VIRTUAL_APIC_ADDRESS)), F(VIRTUAL_APIC_ADDRESS));
+    return (ar & ~0x60ull) | (dpl & 3) << VMX_AR_DPL_SHIFT;
 }
-
-/* "TPR threshold": apart, because it depends on memory. */
-static void check_tpr(const struct vmx_check *k)
-{
-    const uint64_t *f = k->f;
-    uint32_t proc = (uint32_t)F(PROC_CONTROLS), proc2 = vmx_proc2(f);
-    if (!(proc & VMX_PROC_USE_TPR_SHADOW) || (proc2 & VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY))
-        return;
-    CHECK(TPR_THRESHOLD_RESERVED, F(TPR_THRESHOLD) <= 15, F(TPR_THRESHOLD));
-    if (!(proc2 & VMX_PROC2_VIRTUALIZE_APIC_ACCESSES) && page_address(k->caps, F(VIRTUAL_APIC_ADDRESS))) {
-        uint8_t vtpr = 0xff;
-        if (k->mem)
-            mem_read(k->mem, HPA(F(VIRTUAL_APIC_ADDRESS) + 0x80), &vtpr, 1);
-        CHECK(TPR_THRESHOLD_VTPR, (F(TPR_THRESHOLD) & 15) <= vtpr >> 4, F(TPR_THRESHOLD));
-    }
-}
-
-static void check_execution_2(const struct vmx_check *k)
-{
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t pin = (uint32_t)F(PIN_CONTROLS), proc = (uint32_t)F(PROC_CONTROLS), proc2 = vmx_proc2(f);
-    bool ept = proc2 & VMX_PROC2_ENABLE_EPT;
-    CHECK(VIRTUAL_NMIS, (pin & VMX_PIN_NMI_EXITING) || !(pin & VMX_PIN_VIRTUAL_NMIS), pin);
-    CHECK(NMI_WINDOW, (pin & VMX_PIN_VIRTUAL_NMIS) || !(proc & VMX_PROC_NMI_WINDOW_EXITING), proc);
-    if (proc2 & VMX_PROC2_VIRTUALIZE_APIC_ACCESSES)
-        CHECK(APIC_ACCESS, page_address(caps, F(APIC_ACCESS_ADDRESS)), F(APIC_ACCESS_ADDRESS));
-    if (!(proc & VMX_PROC_USE_TPR_SHADOW)) {
-        CHECK(X2APIC_TPR_SHADOW, !(proc2 & VMX_PROC2_VIRTUALIZE_X2APIC_MODE), proc2);
-        CHECK(REGISTER_TPR_SHADOW, !(proc2 & VMX_PROC2_APIC_REGISTER_VIRTUALIZATION), proc2);
-        CHECK(DELIVERY_TPR_SHADOW, !(proc2 & VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY), proc2);
-    }
-    CHECK(X2APIC_APIC_ACCESS,
-          !(proc2 & VMX_PROC2_VIRTUALIZE_X2APIC_MODE) || !(proc2 & VMX_PROC2_VIRTUALIZE_APIC_ACCESSES), proc2);
-    CHECK(DELIVERY_EXTINT,
-          !(proc2 & VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY) || (pin & VMX_PIN_EXTERNAL_INTERRUPT_EXITING), pin);
-    if (pin & VMX_PIN_PROCESS_POSTED_INTERRUPTS) {
-        CHECK(POSTED_DELIVERY, proc2 & VMX_PROC2_VIRTUAL_INTERRUPT_DELIVERY, proc2);
-        CHECK(POSTED_ACK, F(EXIT_CONTROLS) & VMX_EXIT_ACKNOWLEDGE_INTERRUPT_ON_EXIT, F(EXIT_CONTROLS));
-        CHECK(POSTED_VECTOR, F(POSTED_INTERRUPT_NOTIFICATION_VECTOR) <= 255, F(POSTED_INTERRUPT_NOTIFICATION_VECTOR));
-        CHECK(POSTED_DESCRIPTOR,
-              !(F(POSTED_INTERRUPT_DESCRIPTOR_ADDRESS) & 63) && in_width(caps, F(POSTED_INTERRUPT_DESCRIPTOR_ADDRESS)),
-              F(POSTED_INTERRUPT_DESCRIPTOR_ADDRESS));
-    }
-    if (proc2 & VMX_PROC2_ENABLE_VPID)
-        CHECK(VPID, F(VPID) != 0, F(VPID));
-    if (ept) {
-        CHECK(EPTP_MEMORY_TYPE, eptp_type_ok(caps, F(EPT_POINTER)), F(EPT_POINTER));
-        CHECK(EPTP_WALK_LENGTH, eptp_walk_ok(caps, F(EPT_POINTER)), F(EPT_POINTER));
-        CHECK(EPTP_ACCESSED_DIRTY, eptp_ad_ok(caps, F(EPT_POINTER)), F(EPT_POINTER));
-        CHECK(EPTP_RESERVED, eptp_reserved_ok(caps, F(EPT_POINTER)), F(EPT_POINTER));
-    }
-    if (proc2 & VMX_PROC2_ENABLE_PML) {
-        CHECK(PML_EPT, ept, proc2);
-        CHECK(PML_ADDRESS, page_address(caps, F(PML_ADDRESS)), F(PML_ADDRESS));
-    }
-    CHECK(UNRESTRICTED_EPT, ept || !(proc2 & VMX_PROC2_UNRESTRICTED_GUEST), proc2);
-    CHECK(MBEC_EPT, ept || !(proc2 & VMX_PROC2_MODE_BASED_EXECUTE_CONTROL), proc2);
-    if (proc2 & VMX_PROC2_ENABLE_VM_FUNCTIONS) {
-        CHECK(VMFUNC_RESERVED, allowed(&caps->vmfunc, F(VM_FUNCTION_CONTROLS)), F(VM_FUNCTION_CONTROLS));
-        if (F(VM_FUNCTION_CONTROLS) & VMX_VMFUNC_EPTP_SWITCHING) {
-            CHECK(EPTP_SWITCHING_EPT, ept, proc2);
-            CHECK(EPTP_LIST, page_address(caps, F(EPTP_LIST_ADDRESS)), F(EPTP_LIST_ADDRESS));
-        }
-    }
-    if (proc2 & VMX_PROC2_VMCS_SHADOWING) {
-        CHECK(VMREAD_BITMAP, page_address(caps, F(VMREAD_BITMAP)), F(VMREAD_BITMAP));
-        CHECK(VMWRITE_BITMAP, page_address(caps, F(VMWRITE_BITMAP)), F(VMWRITE_BITMAP));
-    }
-    if (proc2 & VMX_PROC2_EPT_VIOLATION_VE)
-        CHECK(VE_ADDRESS, page_address(caps, F(VE_INFORMATION_ADDRESS)), F(VE_INFORMATION_ADDRESS));
-    if (proc2 & VMX_PROC2_USE_TSC_SCALING)
-        CHECK(TSC_MULTIPLIER, F(TSC_MULTIPLIER) != 0, F(TSC_MULTIPLIER));
-}
-
-static void check_exit(const struct vmx_check *k)
-{
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    CHECK(EXIT_RESERVED, allowed(&caps->exit, F(EXIT_CONTROLS)), F(EXIT_CONTROLS));
-    CHECK(EXIT_TIMER,
-          (F(PIN_CONTROLS) & VMX_PIN_ACTIVATE_PREEMPTION_TIMER) ||
-              !(F(EXIT_CONTROLS) & VMX_EXIT_SAVE_PREEMPTION_TIMER_VALUE),
-          F(EXIT_CONTROLS));
-    CHECK(EXIT_MSR_STORE, msr_area(caps, F(EXIT_MSR_STORE_ADDRESS), F(EXIT_MSR_STORE_COUNT)),
-          F(EXIT_MSR_STORE_ADDRESS));
-    CHECK(EXIT_MSR_LOAD, msr_area(caps, F(EXIT_MSR_LOAD_ADDRESS), F(EXIT_MSR_LOAD_COUNT)), F(EXIT_MSR_LOAD_ADDRESS));
-}
-
-static void check_injection(const struct vmx_check *k)
-{
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t info = (uint32_t)F(ENTRY_INTERRUPTION_INFO);
-    if (!(info & VMX_INTR_VALID))
-        return;
-    unsigned type = VMX_INTR_TYPE(info), vector = VMX_INTR_VECTOR(info);
-    bool protected_mode = !(vmx_proc2(f) & VMX_PROC2_UNRESTRICTED_GUEST) || (F(GUEST_CR0) & CR0_PE);
-    CHECK(INJECT_TYPE, type != 1 && (type != VMX_EVENT_OTHER || (caps->proc.may & VMX_PROC_MONITOR_TRAP_FLAG)), info);
-    CHECK(INJECT_VECTOR,
-          type == VMX_EVENT_NMI                  ? vector == 2
-          : type == VMX_EVENT_HARDWARE_EXCEPTION ? vector <= 31
-          : type == VMX_EVENT_OTHER              ? vector == 0
-                                                 : true,
-          info);
-    bool may = type == VMX_EVENT_HARDWARE_EXCEPTION && protected_mode, deliver = info & VMX_INTR_ERROR_CODE;
-    CHECK(INJECT_DELIVER_ERROR,
-          caps->basic & VMX_BASIC_ANY_ERROR_CODE ? may || !deliver : deliver == (may && vector_has_error_code(vector)),
-          info);
-    CHECK(INJECT_RESERVED, !(info & 0x7ffff000), info);
-    if (deliver)
-        CHECK(INJECT_ERROR_CODE, !(F(ENTRY_EXCEPTION_ERROR_CODE) >> 16), F(ENTRY_EXCEPTION_ERROR_CODE));
-    if (type >= VMX_EVENT_SOFTWARE_INTERRUPT && type <= VMX_EVENT_SOFTWARE_EXCEPTION) {
-        uint64_t len = F(ENTRY_INSTRUCTION_LENGTH);
-        CHECK(INJECT_LENGTH, len <= 15 && (len || (caps->misc & VMX_MISC_INJECT_LENGTH_0)), len);
-    }
-}
-
-static void check_entry(const struct vmx_check *k)
-{
-    const uint64_t *f = k->f;
-    CHECK(ENTRY_MSR_LOAD, msr_area(k->caps, F(ENTRY_MSR_LOAD_ADDRESS), F(ENTRY_MSR_LOAD_COUNT)),
-          F(ENTRY_MSR_LOAD_ADDRESS));
-    CHECK(ENTRY_SMM, !(F(ENTRY_CONTROLS) & (VMX_ENTRY_ENTRY_TO_SMM | VMX_ENTRY_DEACTIVATE_DUAL_MONITOR_TREATMENT)),
-          F(ENTRY_CONTROLS));
-}
-
-void vmx_check_controls(const struct vmx_check *k, uint32_t groups)
-{
-    if (groups & GROUP_CTL)
-        check_execution(k);
-    check_tpr(k);
-    if (groups & GROUP_CTL) {
-        check_execution_2(k);
-        check_exit(k);
-        CHECK(ENTRY_RESERVED, allowed(&k->caps->entry, k->f[F_ENTRY_CONTROLS]), k->f[F_ENTRY_CONTROLS]);
-    }
-    if (groups & GROUP_INJ)
-        check_injection(k);
-    if (groups & GROUP_CTL)
-        check_entry(k);
-}
-
-/* --- host state
- * --------------------------------------------------------------------------------------------------------- */
-
-static void check_host_registers(const struct vmx_check *k)
-{
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t exit = (uint32_t)F(EXIT_CONTROLS);
-    bool wide = exit & VMX_EXIT_HOST_ADDRESS_SPACE_SIZE;
-    CHECK(HOST_CR0_FIXED, !(~F(HOST_CR0) & caps->cr0_fixed0) && !(F(HOST_CR0) & ~caps->cr0_fixed1), F(HOST_CR0));
-    CHECK(HOST_CR4_FIXED, !(~F(HOST_CR4) & caps->cr4_fixed0) && !(F(HOST_CR4) & ~caps->cr4_fixed1), F(HOST_CR4));
-    CHECK(HOST_CR3, in_width(caps, F(HOST_CR3)), F(HOST_CR3));
-    CHECK(HOST_SYSENTER_ESP, canonical(caps, F(HOST_SYSENTER_ESP)), F(HOST_SYSENTER_ESP));
-    CHECK(HOST_SYSENTER_EIP, canonical(caps, F(HOST_SYSENTER_EIP)), F(HOST_SYSENTER_EIP));
-    if (exit & VMX_EXIT_LOAD_PERF_GLOBAL_CTRL)
-        CHECK(HOST_PERF_GLOBAL, !(F(HOST_PERF_GLOBAL_CTRL) & ~caps->perf_global_bits), F(HOST_PERF_GLOBAL_CTRL));
-    if (exit & VMX_EXIT_LOAD_PAT)
-        CHECK(HOST_PAT, pat_valid(F(HOST_PAT)), F(HOST_PAT));
-    if (exit & VMX_EXIT_LOAD_EFER) {
-        CHECK(HOST_EFER_RESERVED, !(F(HOST_EFER) & ~caps->efer_bits), F(HOST_EFER));
-        CHECK(HOST_EFER_LMA, (F(HOST_EFER) & (EFER_LMA | EFER_LME)) == (wide ? EFER_LMA | EFER_LME : 0), F(HOST_EFER));
-    }
-    if ((uint32_t)exit & VMX_EXIT_LOAD_PKRS)
-        CHECK(HOST_PKRS, !(F(HOST_PKRS) >> 32), F(HOST_PKRS));
-    static const uint8_t selectors[] = {F_HOST_ES_SELECTOR, F_HOST_CS_SELECTOR, F_HOST_SS_SELECTOR, F_HOST_DS_SELECTOR,
-                                        F_HOST_FS_SELECTOR, F_HOST_GS_SELECTOR, F_HOST_TR_SELECTOR};
-    for (unsigned i = 0; i < ARRAY_LEN(selectors); i++)
-        CHECK_ROW(VMX_CHECK_HOST_ES_SELECTOR + i, !(f[selectors[i]] & 7), f[selectors[i]]);
-    CHECK(HOST_CS_NULL, F(HOST_CS_SELECTOR) != 0, 0);
-    CHECK(HOST_TR_NULL, F(HOST_TR_SELECTOR) != 0, 0);
-    CHECK(HOST_SS_NULL, wide || F(HOST_SS_SELECTOR) != 0, 0);
-    CHECK(HOST_FS_BASE, canonical(caps, F(HOST_FS_BASE)), F(HOST_FS_BASE));
-    CHECK(HOST_GS_BASE, canonical(caps, F(HOST_GS_BASE)), F(HOST_GS_BASE));
-    CHECK(HOST_GDTR_BASE, canonical(caps, F(HOST_GDTR_BASE)), F(HOST_GDTR_BASE));
-    CHECK(HOST_IDTR_BASE, canonical(caps, F(HOST_IDTR_BASE)), F(HOST_IDTR_BASE));
-    CHECK(HOST_TR_BASE, canonical(caps, F(HOST_TR_BASE)), F(HOST_TR_BASE));
-}
-
-void vmx_check_host(const struct vmx_check *k, uint32_t groups)
-{
-    const uint64_t *f = k->f;
-    if (groups & GROUP_HOST)
-        check_host_registers(k);
-    bool wide = F(EXIT_CONTROLS) & VMX_EXIT_HOST_ADDRESS_SPACE_SIZE,
-         guest64 = F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST;
-    if (!k->ia32e_mode)
-        CHECK(HOST_SIZE_OUTSIDE_LMA, !wide && !guest64, F(EXIT_CONTROLS));
-    else
-        CHECK(HOST_SIZE_IN_LMA, wide, F(EXIT_CONTROLS));
-    if (!(groups & GROUP_HOST))
-        return;
-    if (!wide) {
-        CHECK(HOST_SIZE_GUEST, !guest64, F(ENTRY_CONTROLS));
-        CHECK(HOST_SIZE_PCIDE, !(F(HOST_CR4) & CR4_PCIDE), F(HOST_CR4));
-        CHECK(HOST_SIZE_RIP32, !(F(HOST_RIP) >> 32), F(HOST_RIP));
-    } else {
-        CHECK(HOST_SIZE_PAE, F(HOST_CR4) & CR4_PAE, F(HOST_CR4));
-        CHECK(HOST_SIZE_RIP64, mmu_canonical(F(HOST_RIP), F(HOST_CR4) & CR4_LA57), F(HOST_RIP));
-    }
-}
-
-/* --- guest state
- * -------------------------------------------------------------------------------------------------------- */
-
-static void check_guest_registers(const struct vmx_check *k)
-{
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t entry = (uint32_t)F(ENTRY_CONTROLS);
-    bool guest64 = entry & VMX_ENTRY_IA32E_MODE_GUEST;
-    uint64_t fixed0 = caps->cr0_fixed0;
-    if (vmx_proc2(f) & VMX_PROC2_UNRESTRICTED_GUEST)
-        fixed0 &= ~(CR0_PE | CR0_PG);
-    CHECK(GUEST_CR0_FIXED, !(~F(GUEST_CR0) & fixed0) && !(F(GUEST_CR0) & ~caps->cr0_fixed1), F(GUEST_CR0));
-    CHECK(GUEST_CR0_PG_PE, !(F(GUEST_CR0) & CR0_PG) || (F(GUEST_CR0) & CR0_PE), F(GUEST_CR0));
-    CHECK(GUEST_CR4_FIXED, !(~F(GUEST_CR4) & caps->cr4_fixed0) && !(F(GUEST_CR4) & ~caps->cr4_fixed1), F(GUEST_CR4));
-    if (entry & VMX_ENTRY_LOAD_DEBUG_CONTROLS)
-        CHECK(GUEST_DEBUGCTL, !(F(GUEST_DEBUGCTL) & ~caps->debugctl_bits), F(GUEST_DEBUGCTL));
-    if (guest64) {
-        CHECK(GUEST_IA32E_PG, F(GUEST_CR0) & CR0_PG, F(GUEST_CR0));
-        CHECK(GUEST_IA32E_PAE, F(GUEST_CR4) & CR4_PAE, F(GUEST_CR4));
-    } else {
-        CHECK(GUEST_PCIDE, !(F(GUEST_CR4) & CR4_PCIDE), F(GUEST_CR4));
-    }
-    CHECK(GUEST_CR3, in_width(caps, F(GUEST_CR3)), F(GUEST_CR3));
-    if (entry & VMX_ENTRY_LOAD_DEBUG_CONTROLS)
-        CHECK(GUEST_DR7, !(F(GUEST_DR7) >> 32), F(GUEST_DR7));
-    CHECK(GUEST_SYSENTER_ESP, canonical(caps, F(GUEST_SYSENTER_ESP)), F(GUEST_SYSENTER_ESP));
-    CHECK(GUEST_SYSENTER_EIP, canonical(caps, F(GUEST_SYSENTER_EIP)), F(GUEST_SYSENTER_EIP));
-    if (entry & VMX_ENTRY_LOAD_PERF_GLOBAL_CTRL)
-        CHECK(GUEST_PERF_GLOBAL, !(F(GUEST_PERF_GLOBAL_CTRL) & ~caps->perf_global_bits), F(GUEST_PERF_GLOBAL_CTRL));
-    if (entry & VMX_ENTRY_LOAD_PAT)
-        CHECK(GUEST_PAT, pat_valid(F(GUEST_PAT)), F(GUEST_PAT));
-    if (entry & VMX_ENTRY_LOAD_EFER) {
-        uint64_t efer = F(GUEST_EFER);
-        CHECK(GUEST_EFER_RESERVED, !(efer & ~caps->efer_bits), efer);
-        CHECK(GUEST_EFER_LMA, !!(efer & EFER_LMA) == guest64, efer);
-        CHECK(GUEST_EFER_LME, !(F(GUEST_CR0) & CR0_PG) || !!(efer & EFER_LMA) == !!(efer & EFER_LME), efer);
-    }
-    if (entry & VMX_ENTRY_LOAD_PKRS)
-        CHECK(GUEST_PKRS, !(F(GUEST_PKRS) >> 32), F(GUEST_PKRS));
-}
-
-#define SEL(i)    (f[F_GUEST_ES_SELECTOR + (i)])
-#define BASE(i)   (f[F_GUEST_ES_BASE + (i)])
-#define LIMIT(i)  (f[F_GUEST_ES_LIMIT + (i)])
-#define RIGHTS(i) ((uint32_t)f[F_GUEST_ES_ACCESS_RIGHTS + (i)])
-_Static_assert(F_GUEST_TR_SELECTOR - F_GUEST_ES_SELECTOR == SEG_TR && F_GUEST_TR_BASE - F_GUEST_ES_BASE == SEG_TR &&
-                   F_GUEST_TR_LIMIT - F_GUEST_ES_LIMIT == SEG_TR &&
-                   F_GUEST_TR_ACCESS_RIGHTS - F_GUEST_ES_ACCESS_RIGHTS == SEG_TR,
-               "segment registers stand in the VMCS in the processor's order");
-
 static bool granularity_ok(uint64_t limit, uint32_t ar)
 {
-    if (ar & AR_G)
+    if (ar & VMX_AR_G)
         return (limit & 0xfff) == 0xfff;
     return !(limit >> 20);
 }
-
-static void check_v86_segments(const struct vmx_check *k)
+/* No G fits the limit. */
+static bool granularity_hopeless(uint64_t limit)
 {
-    const uint64_t *f = k->f;
-    for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-        CHECK_ROW(VMX_CHECK_ES_BASE_V86 + i, BASE(i) == SEL(i) << 4, BASE(i));
+    return limit >> 20 && (limit & 0xfff) != 0xfff;
 }
 
-static void check_segments(const struct vmx_check *k)
+static bool activity_allows(uint64_t activity, unsigned type, unsigned vector)
 {
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    bool v86 = F(GUEST_RFLAGS) & FLAG_VM, free_guest = vmx_proc2(f) & VMX_PROC2_UNRESTRICTED_GUEST;
-    bool guest64 = F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST;
-    uint32_t cs = RIGHTS(SEG_CS), ss = RIGHTS(SEG_SS), ldtr = RIGHTS(SEG_LDTR), tr = RIGHTS(SEG_TR);
-    bool ldtr_usable = !(ldtr & AR_UNUSABLE);
-
-    CHECK(TR_TI, !(SEL(SEG_TR) & 4), SEL(SEG_TR));
-    CHECK(LDTR_TI, !ldtr_usable || !(SEL(SEG_LDTR) & 4), SEL(SEG_LDTR));
-    if (!v86 && !free_guest)
-        CHECK(SS_RPL, !((SEL(SEG_SS) ^ SEL(SEG_CS)) & 3), SEL(SEG_SS));
-    if (v86)
-        check_v86_segments(k);
-    CHECK(TR_BASE, canonical(caps, BASE(SEG_TR)), BASE(SEG_TR));
-    if (!v86) {
-        CHECK(FS_BASE, canonical(caps, BASE(SEG_FS)), BASE(SEG_FS));
-        CHECK(GS_BASE, canonical(caps, BASE(SEG_GS)), BASE(SEG_GS));
-    }
-    CHECK(LDTR_BASE, !ldtr_usable || canonical(caps, BASE(SEG_LDTR)), BASE(SEG_LDTR));
-    if (!v86)
-        for (unsigned i = SEG_ES; i <= SEG_DS; i++)
-            CHECK_ROW(VMX_CHECK_ES_BASE + i, !(BASE(i) >> 32) || (i != SEG_CS && (RIGHTS(i) & AR_UNUSABLE)), BASE(i));
-    if (v86) {
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_LIMIT_V86 + i, LIMIT(i) == 0xffff, LIMIT(i));
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_AR_V86 + i, RIGHTS(i) == 0xf3, RIGHTS(i));
-    } else {
-        static const uint8_t data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
-        unsigned cs_type = cs & AR_TYPE;
-        CHECK(CS_TYPE, (cs_type & 9) == 9 || (free_guest && cs_type == 3), cs);
-        CHECK(SS_TYPE, (ss & AR_UNUSABLE) || (ss & 0xb) == 3, ss);
-        for (unsigned n = 0; n < ARRAY_LEN(data); n++) {
-            uint32_t ar = RIGHTS(data[n]);
-            CHECK_ROW(VMX_CHECK_ES_TYPE + n, (ar & AR_UNUSABLE) || ((ar & 1) && (!(ar & 8) || (ar & 2))), ar);
-        }
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_S + i, (RIGHTS(i) & AR_S) || (i != SEG_CS && (RIGHTS(i) & AR_UNUSABLE)), RIGHTS(i));
-        if (cs_type == 3)
-            CHECK(CS_DPL_DATA, AR_DPL(cs) == 0, cs);
-        else if (cs_type == 9 || cs_type == 11)
-            CHECK(CS_DPL, AR_DPL(cs) == AR_DPL(ss), cs);
-        else if (cs_type == 13 || cs_type == 15)
-            CHECK(CS_DPL_CONFORMING, AR_DPL(cs) <= AR_DPL(ss), cs);
-        if (!free_guest)
-            CHECK(SS_DPL_RPL, AR_DPL(ss) == (SEL(SEG_SS) & 3), ss);
-        if (cs_type == 3 || !(F(GUEST_CR0) & CR0_PE))
-            CHECK(SS_DPL_REAL, AR_DPL(ss) == 0, ss);
-        if (!free_guest)
-            for (unsigned n = 0; n < ARRAY_LEN(data); n++) {
-                uint32_t ar = RIGHTS(data[n]);
-                CHECK_ROW(VMX_CHECK_ES_DPL + n,
-                          (ar & AR_UNUSABLE) || (ar & AR_TYPE) > 11 || AR_DPL(ar) >= (SEL(data[n]) & 3), ar);
-            }
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_P + i, (RIGHTS(i) & AR_P) || (i != SEG_CS && (RIGHTS(i) & AR_UNUSABLE)), RIGHTS(i));
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_RESERVED + i,
-                      !(RIGHTS(i) & VMX_AR_RESERVED) || (i != SEG_CS && (RIGHTS(i) & AR_UNUSABLE)), RIGHTS(i));
-        CHECK(CS_L_DB, !guest64 || !(cs & AR_L) || !(cs & AR_DB), cs);
-        for (unsigned i = SEG_ES; i <= SEG_GS; i++)
-            CHECK_ROW(VMX_CHECK_ES_G + i,
-                      granularity_ok(LIMIT(i), RIGHTS(i)) || (i != SEG_CS && (RIGHTS(i) & AR_UNUSABLE)), LIMIT(i));
-    }
-    CHECK(TR_TYPE, (tr & AR_TYPE) == 11 || (!guest64 && (tr & AR_TYPE) == 3), tr);
-    CHECK(TR_S, !(tr & AR_S), tr);
-    CHECK(TR_P, tr & AR_P, tr);
-    CHECK(TR_RESERVED, !(tr & VMX_AR_RESERVED), tr);
-    CHECK(TR_G, granularity_ok(LIMIT(SEG_TR), tr), LIMIT(SEG_TR));
-    CHECK(TR_UNUSABLE, !(tr & AR_UNUSABLE), tr);
-    if (ldtr_usable) {
-        CHECK(LDTR_TYPE, (ldtr & AR_TYPE) == 2, ldtr);
-        CHECK(LDTR_S, !(ldtr & AR_S), ldtr);
-        CHECK(LDTR_P, ldtr & AR_P, ldtr);
-        CHECK(LDTR_RESERVED, !(ldtr & VMX_AR_RESERVED), ldtr);
-        CHECK(LDTR_G, granularity_ok(LIMIT(SEG_LDTR), ldtr), LIMIT(SEG_LDTR));
-    }
-}
-
-static void check_tables(const struct vmx_check *k)
-{
-    const uint64_t *f = k->f;
-    CHECK(GDTR_BASE, canonical(k->caps, F(GUEST_GDTR_BASE)), F(GUEST_GDTR_BASE));
-    CHECK(IDTR_BASE, canonical(k->caps, F(GUEST_IDTR_BASE)), F(GUEST_IDTR_BASE));
-    CHECK(GDTR_LIMIT, !(F(GUEST_GDTR_LIMIT) >> 16), F(GUEST_GDTR_LIMIT));
-    CHECK(IDTR_LIMIT, !(F(GUEST_IDTR_LIMIT) >> 16), F(GUEST_IDTR_LIMIT));
-}
-
-static void check_rip_rflags(const struct vmx_check *k)
-{
-    const uint64_t *f = k->f;
-    bool guest64 = F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST;
-    uint64_t rip = F(GUEST_RIP), rflags = F(GUEST_RFLAGS);
-    uint32_t info = (uint32_t)F(ENTRY_INTERRUPTION_INFO);
-    if (!guest64 || !(RIGHTS(SEG_CS) & AR_L))
-        CHECK(RIP_32, !(rip >> 32), rip);
-    else
-        CHECK(RIP_64, canonical(k->caps, rip), rip);
-    CHECK(RFLAGS_RESERVED, (rflags & 0xffffffffffc0802aull) == FLAG_1, rflags);
-    CHECK(RFLAGS_VM, !(rflags & FLAG_VM) || (!guest64 && (F(GUEST_CR0) & CR0_PE)), rflags);
-    if ((info & VMX_INTR_VALID) && VMX_INTR_TYPE(info) == VMX_EVENT_EXTERNAL_INTERRUPT)
-        CHECK(RFLAGS_IF, rflags & FLAG_IF, rflags);
-}
-
-static bool activity_allows(uint32_t activity, uint32_t info)
-{
-    unsigned type = VMX_INTR_TYPE(info), vector = VMX_INTR_VECTOR(info);
-    if (!(info & VMX_INTR_VALID))
-        return true;
+    enum { DB = 1, MC = 18 };
     switch (activity) {
     case VMX_ACTIVITY_HLT:
         return type == VMX_EVENT_EXTERNAL_INTERRUPT || type == VMX_EVENT_NMI ||
-               (type == VMX_EVENT_HARDWARE_EXCEPTION && (vector == EXC_DB || vector == EXC_MC)) ||
+               (type == VMX_EVENT_HARDWARE_EXCEPTION && (vector == DB || vector == MC)) ||
                (type == VMX_EVENT_OTHER && vector == 0);
-    case VMX_ACTIVITY_SHUTDOWN:
-        return type == VMX_EVENT_NMI || (type == VMX_EVENT_HARDWARE_EXCEPTION && vector == EXC_MC);
+    case VMX_ACTIVITY_SHUTDOWN: return type == VMX_EVENT_NMI || (type == VMX_EVENT_HARDWARE_EXCEPTION && vector == MC);
     case VMX_ACTIVITY_WAIT_SIPI: return false;
     }
     return true;
 }
 
-static void check_non_register(const struct vmx_check *k)
+static uint64_t pdpte_reserved(const struct vmx_caps *caps)
 {
-    const struct vmx_caps *caps = k->caps;
-    const uint64_t *f = k->f;
-    uint32_t activity = (uint32_t)F(GUEST_ACTIVITY_STATE), state = (uint32_t)F(GUEST_INTERRUPTIBILITY_STATE);
-    uint32_t info = (uint32_t)F(ENTRY_INTERRUPTION_INFO);
-    bool sti = state & VMX_BLOCKING_BY_STI, mov_ss = state & VMX_BLOCKING_BY_MOV_SS;
-    bool inject = info & VMX_INTR_VALID, inject_nmi = inject && VMX_INTR_TYPE(info) == VMX_EVENT_NMI;
-    CHECK(ACTIVITY_VALUE, activity == 0 || (activity <= 3 && (caps->misc & (VMX_MISC_ACTIVITY_HLT << (activity - 1)))),
-          activity);
-    CHECK(ACTIVITY_HLT_DPL, activity != VMX_ACTIVITY_HLT || AR_DPL(RIGHTS(SEG_SS)) == 0, activity);
-    CHECK(ACTIVITY_BLOCKING, activity == VMX_ACTIVITY_ACTIVE || (!sti && !mov_ss), activity);
-    CHECK(ACTIVITY_INJECT, activity_allows(activity, info), activity);
-    CHECK(INTERRUPTIBILITY_RESERVED, !(state >> 4), state);
-    CHECK(INTERRUPTIBILITY_BOTH, !sti || !mov_ss, state);
-    CHECK(INTERRUPTIBILITY_IF, !sti || (F(GUEST_RFLAGS) & FLAG_IF), state);
-    if (inject && VMX_INTR_TYPE(info) == VMX_EVENT_EXTERNAL_INTERRUPT)
-        CHECK(INTERRUPTIBILITY_EXTINT, !sti && !mov_ss, state);
-    if (inject_nmi)
-        CHECK(INTERRUPTIBILITY_NMI, !mov_ss, state);
-    CHECK(INTERRUPTIBILITY_SMI, !(state & VMX_BLOCKING_BY_SMI), state);
-    if (inject_nmi && (F(PIN_CONTROLS) & VMX_PIN_VIRTUAL_NMIS))
-        CHECK(INTERRUPTIBILITY_VNMI, !(state & VMX_BLOCKING_BY_NMI), state);
-    uint64_t pending = F(GUEST_PENDING_DEBUG_EXCEPTIONS);
-    CHECK(PENDING_RESERVED, !(pending & ~(uint64_t)(0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS)),
-          pending);
-    if (sti || mov_ss || activity == VMX_ACTIVITY_HLT) {
-        /* IA32_DEBUGCTL.BTF counts as the guest will have it. */
-        if ((F(GUEST_RFLAGS) & FLAG_TF) && !(F(GUEST_DEBUGCTL) & BIT(1)))
-            CHECK(PENDING_BS_SET, pending & VMX_PENDING_DBG_BS, pending);
-        else
-            CHECK(PENDING_BS_CLEAR, !(pending & VMX_PENDING_DBG_BS), pending);
-    }
+    return ~width_mask(caps) | 0x1e6;
+}
+static bool pdpte_ok(const struct vmx_caps *caps, uint64_t pdpte)
+{
+    return !(pdpte & 1) || !(pdpte & pdpte_reserved(caps));
 }
 
-static void check_link(const struct vmx_check *k)
+uint32_t vmx_proc2(const uint64_t *f)
 {
-    const uint64_t *f = k->f;
-    uint64_t link = F(VMCS_LINK_POINTER);
-    if (link == VMX_NO_VMCS)
-        return;
-    CHECK(LINK_ADDRESS, page_address(k->caps, link), link);
-    if (!page_address(k->caps, link))
-        return;
-    uint32_t revision = 0, shadow = vmx_proc2(f) & VMX_PROC2_VMCS_SHADOWING ? VMX_REGION_SHADOW : 0;
-    if (k->mem)
-        mem_read(k->mem, HPA(link), &revision, sizeof revision);
-    CHECK(LINK_REVISION, revision == (VMX_BASIC_REVISION(k->caps->basic) | shadow), revision);
-    CHECK(LINK_CURRENT, link != k->current, link);
+    return f[F_PROC_CONTROLS] >> 31 & 1 ? (uint32_t)f[F_PROC2_CONTROLS] : 0;
 }
 
-bool vmx_pdptes_valid(const struct vmx_caps *caps, const uint64_t pdpte[4])
+/* --- words of the rows' expressions -------------------------------------------------------------------------------
+ */
+#define CAPS            (k->caps)
+#define BIT_OF(w, name) ((uint64_t)(uint32_t)VMX_##w##_##name)
+#define WORD_PIN        F(PIN_CONTROLS)
+#define WORD_PROC       F(PROC_CONTROLS)
+#define WORD_PROC2      (F(PROC_CONTROLS) >> 31 & 1 ? F(PROC2_CONTROLS) : 0)
+#define WORD_PROC3      (F(PROC_CONTROLS) >> 17 & 1 ? F(PROC3_CONTROLS) : 0)
+#define WORD_EXIT       F(EXIT_CONTROLS)
+#define WORD_EXIT2      (F(EXIT_CONTROLS) >> 31 & 1 ? F(EXIT2_CONTROLS) : 0)
+#define WORD_ENTRY      F(ENTRY_CONTROLS)
+#define ON(w, name)     (WORD_##w & BIT_OF(w, name))
+#define OFF(w, name)    (~BIT_OF(w, name))
+/* The word with a bit set where that may be, and else with the bit cleared that needs it. */
+#define SET_OR_CLEAR(w, caps_, needed, needs)                                                                          \
+    (k->caps->caps_.may & BIT_OF(w, needed) ? WORD_##w | BIT_OF(w, needed) : WORD_##w & OFF(w, needs))
+#define HOST_WIDE     ON(EXIT, HOST_ADDRESS_SPACE_SIZE)
+#define GUEST64       ON(ENTRY, IA32E_MODE_GUEST)
+#define FREE_GUEST    ON(PROC2, UNRESTRICTED_GUEST)
+#define V86           (F(GUEST_RFLAGS) & FLAG_VM)
+#define SEL(r)        F(GUEST_##r##_SELECTOR)
+#define BASE(r)       F(GUEST_##r##_BASE)
+#define LIMIT(r)      F(GUEST_##r##_LIMIT)
+#define AR(r)         ((uint32_t)F(GUEST_##r##_ACCESS_RIGHTS))
+#define USABLE(r)     (!(AR(r) & VMX_AR_UNUSABLE))
+#define CODE64        (GUEST64 && (AR(CS) & VMX_AR_L))
+#define INJECT        (F(ENTRY_INTERRUPTION_INFO) & VMX_INTR_VALID)
+#define INJECT_TYPE   VMX_INTR_TYPE((uint32_t)F(ENTRY_INTERRUPTION_INFO))
+#define INJECT_VECTOR VMX_INTR_VECTOR((uint32_t)F(ENTRY_INTERRUPTION_INFO))
+#define BLOCKED(by)   (F(GUEST_INTERRUPTIBILITY_STATE) & VMX_BLOCKING_BY_##by)
+
+/* --- the rules, fast ---------------------------------------------------------------------------------------------- */
+
+static uint64_t memory_now(const struct vmx_check *k, unsigned bytes, uint64_t address)
 {
-    uint64_t reserved = ~mask_low(caps->maxphyaddr) | 0x1e6;
-    for (unsigned i = 0; i < 4; i++)
-        if ((pdpte[i] & 1) && (pdpte[i] & reserved))
-            return false;
+    uint64_t v = 0;
+    if (!k->host.read_memory || !k->host.read_memory(k->host.opaque, address, &v, bytes))
+        return ~0ull >> (64 - 8 * bytes);
+    return v;
+}
+
+#define F(name)                (f[F_##name])
+#define MEMORY(bytes, address) memory_now(k, bytes, address)
+#define CURRENT_VMCS           (k->host.vmcs_pointer)
+#define IN_IA32E_MODE          (k->host.ia32e_mode == VMENTER_YES)
+#define IN_SMM                 (k->host.smm == VMENTER_YES)
+#define RULE(applies, holds)                                                                                           \
+    if (__builtin_expect((applies) && !(holds), 0))                                                                    \
+        return false;
+#define VMX_CHECK(area, name, id, section, sentence, field, applies, holds, nearest) CHECK_##area(applies, holds)
+#define VMX_CHECKS(area, groups_)                                                    if (AREA_##area && (groups & (groups_))) {
+#define VMX_CHECKS_END                                                               }
+
+#define CHECK_CTL(applies, holds) RULE(applies, holds)
+#define CHECK_HOST(applies, holds)
+#define CHECK_GUEST(applies, holds)
+#define AREA_CTL   1
+#define AREA_HOST  0
+#define AREA_GUEST 0
+bool vmx_controls_hold(const struct vmx_check *k, uint32_t groups)
+{
+    const uint64_t *f = k->f;
+#include "src/arch/vmx_check.def"
     return true;
 }
+#undef CHECK_CTL
+#undef CHECK_HOST
+#undef AREA_CTL
+#undef AREA_HOST
 
-void vmx_check_guest(const struct vmx_check *k, uint32_t groups)
+#define CHECK_CTL(applies, holds)
+#define CHECK_HOST(applies, holds) RULE(applies, holds)
+#define AREA_CTL                   0
+#define AREA_HOST                  1
+bool vmx_host_holds(const struct vmx_check *k, uint32_t groups)
 {
     const uint64_t *f = k->f;
-    if (groups & GROUP_CR)
-        check_guest_registers(k);
-    if (groups & GROUP_SEG)
-        check_segments(k);
-    if (groups & GROUP_DT)
-        check_tables(k);
-    if (groups & (GROUP_RIP | GROUP_FL | GROUP_INJ))
-        check_rip_rflags(k);
-    if (groups & (GROUP_NREG | GROUP_FL | GROUP_INJ))
-        check_non_register(k);
-    check_link(k);
-    if ((groups & (GROUP_PDPTE | GROUP_CR)) && (vmx_proc2(f) & VMX_PROC2_ENABLE_EPT) && (F(GUEST_CR0) & CR0_PG) &&
-        (F(GUEST_CR4) & CR4_PAE) && !(F(ENTRY_CONTROLS) & VMX_ENTRY_IA32E_MODE_GUEST))
-        CHECK(PDPTE, vmx_pdptes_valid(k->caps, &F(GUEST_PDPTE0)), F(GUEST_PDPTE0));
+#include "src/arch/vmx_check.def"
+    return true;
+}
+#undef CHECK_HOST
+#undef CHECK_GUEST
+#undef AREA_HOST
+#undef AREA_GUEST
+
+#define CHECK_HOST(applies, holds)
+#define CHECK_GUEST(applies, holds) RULE(applies, holds)
+#define AREA_HOST                   0
+#define AREA_GUEST                  1
+bool vmx_guest_holds(const struct vmx_check *k, uint32_t groups)
+{
+    const uint64_t *f = k->f;
+#include "src/arch/vmx_check.def"
+    return true;
+}
+#undef CHECK_CTL
+#undef CHECK_HOST
+#undef CHECK_GUEST
+#undef AREA_CTL
+#undef AREA_HOST
+#undef AREA_GUEST
+#undef VMX_CHECK
+#undef VMX_CHECKS
+#undef VMX_CHECKS_END
+#undef F
+#undef MEMORY
+#undef CURRENT_VMCS
+#undef IN_IA32E_MODE
+#undef IN_SMM
+
+/* --- the rules, in full ------------------------------------------------------------------------------------------- */
+
+static const struct {
+    const char *id, *section, *text;
+    uint8_t area;
+} rows[VMX_CHECK_COUNT] = {
+#define CTL                                               VMENTER_VMX_CONTROLS
+#define HOST                                              VMENTER_VMX_HOST
+#define GUEST                                             VMENTER_VMX_GUEST
+#define VMX_CHECK(area_, name, id_, section_, text_, ...) [VMX_CHECK_##name] = {id_, section_, text_, area_},
+#define VMX_CHECKS(area, groups)
+#define VMX_CHECKS_END
+#include "src/arch/vmx_check.def"
+#undef VMX_CHECK
+#undef VMX_CHECKS
+#undef VMX_CHECKS_END
+#undef CTL
+#undef HOST
+#undef GUEST
+};
+
+const char *vmx_check_id(unsigned row)
+{
+    return row < VMX_CHECK_COUNT ? rows[row].id : "?";
 }
 
-void vmx_broke(struct vmx_broken *b, unsigned row, uint64_t found)
+/* What the rule that is being judged has read. */
+struct judge {
+    const struct vmx_check *k;
+    uint8_t reads;
+    uint8_t slot[VMENTER_VMX_FINDING_FIELDS];
+    bool lacks;
+    uint32_t lacking;
+    uint64_t lacking_address;
+};
+
+static void lack(struct judge *j, uint32_t what, uint64_t address)
 {
-    broke(b, row, found);
+    if (j->lacks)
+        return;
+    j->lacks = true;
+    j->lacking = what;
+    j->lacking_address = address;
 }
 
-/* --- words
- * ---------------------------------------------------------------------------------------------------------------- */
-
-size_t vmx_explain(struct cpu *c, char *buf, size_t size)
+static __attribute__((noinline)) uint64_t read_field(struct judge *j, unsigned slot)
 {
-    size_t at = 0;
-    if (size)
-        *buf = 0;
-    if (!c->vmx)
+    unsigned i = 0;
+    while (i < j->reads && j->slot[i] != slot)
+        i++;
+    if (i == j->reads && i < VMENTER_VMX_FINDING_FIELDS)
+        j->slot[j->reads++] = (uint8_t)slot;
+    if (!j->k->known || is_known(j->k->known, slot))
+        return j->k->f[slot];
+    lack(j, encodings[slot], 0);
+    return 0;
+}
+
+static uint64_t read_memory(struct judge *j, unsigned bytes, uint64_t address)
+{
+    uint64_t v = 0;
+    if (j->lacks) /* the address itself may not be known */
         return 0;
-    const struct vmx_broken *b = &vmx_of(c)->broken;
-    for (unsigned i = 0; i < b->count && i < VMX_BROKEN_MAX; i++) {
-        int n = snprintf(at < size ? buf + at : NULL, at < size ? size - at : 0,
-                         "%s: found 0x%llx: %s (SDM 3C, \"%s\")\n", rows[b->rule[i].row].id,
-                         (unsigned long long)b->rule[i].found, rows[b->rule[i].row].text, rows[b->rule[i].row].section);
-        at += n > 0 ? (size_t)n : 0;
+    if (!j->k->host.read_memory || !j->k->host.read_memory(j->k->host.opaque, address, &v, bytes))
+        lack(j, VMENTER_VMX_LACKS_MEMORY, address);
+    return v;
+}
+
+static bool in_ia32e_mode(struct judge *j)
+{
+    if (j->k->host.ia32e_mode == VMENTER_UNKNOWN)
+        lack(j, VMENTER_VMX_LACKS_MODE, 0);
+    return j->k->host.ia32e_mode == VMENTER_YES;
+}
+
+static uint64_t current_vmcs(struct judge *j)
+{
+    if (!j->k->host.has_vmcs_pointer)
+        lack(j, VMENTER_VMX_LACKS_POINTER, 0);
+    return j->k->host.vmcs_pointer;
+}
+
+struct nearest {
+    bool has, bits;
+    uint64_t must, may, value;
+};
+static inline struct nearest as_mask(uint64_t must, uint64_t may)
+{
+    return (struct nearest){.has = true, .bits = true, .must = must, .may = may | must};
+}
+static struct nearest as_value(uint64_t value)
+{
+    return (struct nearest){.has = true, .value = value};
+}
+
+static __attribute__((noinline)) struct vmenter_vmx_finding describe(const struct judge *j, unsigned row, unsigned slot,
+                                                                     struct nearest n)
+{
+    const struct vmx_check *k = j->k;
+    struct vmenter_vmx_finding e = {.id = rows[row].id, .section = rows[row].section, .rule = rows[row].text};
+    e.row = (uint16_t)row;
+    e.area = rows[row].area;
+    e.judged = !j->lacks;
+    e.may = ~0ull;
+    if (j->lacks) {
+        e.lacking = j->lacking;
+        e.lacking_address = j->lacking_address;
     }
-    return at;
+    e.field[e.fields++] = encodings[slot];
+    for (unsigned i = 0; i < j->reads && e.fields < VMENTER_VMX_FINDING_FIELDS; i++)
+        if (j->slot[i] != slot)
+            e.field[e.fields++] = encodings[j->slot[i]];
+    if (!k->known || is_known(k->known, slot))
+        e.found = k->f[slot];
+    if (!j->lacks && n.has) {
+        e.has_nearest = true;
+        if (n.bits) {
+            e.must = n.must;
+            e.may = n.may;
+            e.nearest = (e.found | n.must) & n.may;
+        } else {
+            e.nearest = n.value;
+        }
+        e.nearest = cut(slot, e.nearest);
+    }
+    return e;
+}
+
+#define F(name)                read_field(&j, F_##name)
+#define MEMORY(bytes, address) read_memory(&j, bytes, address)
+#define CURRENT_VMCS           current_vmcs(&j)
+#define IN_IA32E_MODE          in_ia32e_mode(&j)
+#define IN_SMM                 (k->host.smm == VMENTER_YES)
+#define MASK(must, may)        as_mask(must, may)
+#define VALUE(value)           as_value(value)
+#define NONE                   ((struct nearest){0})
+#define VMX_CHECK(area, name, id, section, sentence, field_, applies, holds, nearest_)                                 \
+    j.reads = 0;                                                                                                       \
+    j.lacks = false;                                                                                                   \
+    if (((applies) && !(holds)) || j.lacks) {                                                                          \
+        struct judge read = j;                                                                                         \
+        unsigned slot = (field_);                                                                                      \
+        struct vmenter_vmx_finding e = describe(&read, VMX_CHECK_##name, slot, nearest_);                              \
+        found(opaque, VMX_CHECK_##name, &e);                                                                           \
+    }
+#define VMX_CHECKS(area, groups)
+#define VMX_CHECKS_END
+
+void vmx_check_each(const struct vmx_check *k,
+                    void (*found)(void *opaque, unsigned row, const struct vmenter_vmx_finding *finding), void *opaque)
+{
+    struct judge j = {.k = k};
+#include "src/arch/vmx_check.def"
+}
+
+struct list {
+    struct vmenter_vmx_finding *at;
+    size_t count, max;
+};
+
+static void append(void *opaque, unsigned row, const struct vmenter_vmx_finding *finding)
+{
+    struct list *l = opaque;
+    if (l->count < l->max)
+        l->at[l->count] = *finding;
+    l->count++;
+}
+
+size_t vmx_check_list(const struct vmx_check *k, struct vmenter_vmx_finding *findings, size_t max)
+{
+    struct list l = {findings, 0, max};
+    vmx_check_each(k, append, &l);
+    return l.count;
+}
+
+/* --- for everybody ------------------------------------------------------------------------------------------------ */
+
+static struct vmx_allowed halves(uint64_t msr)
+{
+    return (struct vmx_allowed){(uint32_t)msr, msr >> 32};
+}
+
+/* "VMX Capability Reporting Facility". */
+void vmx_caps_decode(const struct vmenter_vmx_caps *from, struct vmx_caps *to)
+{
+#define MSR(name) (from->msr[VMX_MSR_##name - VMX_MSR_BASIC])
+    bool exact = MSR(BASIC) & VMX_BASIC_TRUE_CONTROLS;
+    to->basic = MSR(BASIC);
+    to->misc = MSR(MISC);
+    to->plain_pin = halves(MSR(PINBASED_CTLS));
+    to->plain_proc = halves(MSR(PROCBASED_CTLS));
+    to->plain_exit = halves(MSR(EXIT_CTLS));
+    to->plain_entry = halves(MSR(ENTRY_CTLS));
+    to->pin = exact ? halves(MSR(TRUE_PINBASED_CTLS)) : to->plain_pin;
+    to->proc = exact ? halves(MSR(TRUE_PROCBASED_CTLS)) : to->plain_proc;
+    to->exit = exact ? halves(MSR(TRUE_EXIT_CTLS)) : to->plain_exit;
+    to->entry = exact ? halves(MSR(TRUE_ENTRY_CTLS)) : to->plain_entry;
+    to->proc2 = to->proc.may & BIT_OF(PROC, ACTIVATE_SECONDARY_CONTROLS) ? halves(MSR(PROCBASED_CTLS2))
+                                                                         : (struct vmx_allowed){0, 0};
+    to->proc3 =
+        (struct vmx_allowed){0, to->proc.may & BIT_OF(PROC, ACTIVATE_TERTIARY_CONTROLS) ? MSR(PROCBASED_CTLS3) : 0};
+    to->exit2 = (struct vmx_allowed){0, to->exit.may & BIT_OF(EXIT, ACTIVATE_SECONDARY_CONTROLS) ? MSR(EXIT_CTLS2) : 0};
+    to->vmfunc = (struct vmx_allowed){0, to->proc2.may & BIT_OF(PROC2, ENABLE_VM_FUNCTIONS) ? MSR(VMFUNC) : 0};
+    to->ept_vpid = to->proc2.may & (BIT_OF(PROC2, ENABLE_EPT) | BIT_OF(PROC2, ENABLE_VPID)) ? MSR(EPT_VPID_CAP) : 0;
+    to->cr0_fixed0 = MSR(CR0_FIXED0);
+    to->cr0_fixed1 = MSR(CR0_FIXED1);
+    to->cr4_fixed0 = MSR(CR4_FIXED0);
+    to->cr4_fixed1 = MSR(CR4_FIXED1);
+    to->vmcs_enum = MSR(VMCS_ENUM);
+    to->efer_bits = from->efer_bits;
+    to->debugctl_bits = from->debugctl_bits;
+    to->perf_global_bits = from->perf_global_bits;
+    to->maxphyaddr = from->physical_bits;
+    to->linear_width = from->linear_bits;
+#undef MSR
+}
+
+size_t vmenter_vmx_check(const struct vmenter_vmcs *v, const struct vmenter_vmx_caps *caps,
+                         const struct vmenter_vmx_host *host, struct vmenter_vmx_finding *findings, size_t max)
+{
+    struct vmx_caps decoded;
+    vmx_caps_decode(caps, &decoded);
+    struct vmx_check k = {.caps = &decoded, .f = v->value, .known = v->known, .host = *host};
+    return vmx_check_list(&k, findings, max);
+}
+
+uint32_t vmenter_vmx_outcome(const struct vmenter_vmx_finding *findings, size_t count, uint64_t *qualification)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct vmenter_vmx_finding *e = &findings[i];
+        if (!e->judged)
+            continue;
+        if (e->area == VMENTER_VMX_CONTROLS)
+            return VMX_ERR_ENTRY_INVALID_CONTROLS;
+        if (e->area == VMENTER_VMX_HOST)
+            return VMX_ERR_ENTRY_INVALID_HOST_STATE;
+        if (qualification)
+            *qualification =
+                e->row >= VMX_CHECK_LINK_ADDRESS && e->row <= VMX_CHECK_LINK_CURRENT ? VMX_ENTRY_FAILURE_LINK_POINTER
+                : e->row == VMX_CHECK_PDPTE || e->row == VMX_CHECK_PDPTE_MEMORY      ? VMX_ENTRY_FAILURE_PDPTE
+                                                                                     : VMX_ENTRY_FAILURE_DEFAULT;
+        return VMX_REASON_ENTRY_FAILURE | VMX_REASON_ENTRY_FAILURE_GUEST_STATE;
+    }
+    return 0;
+}
+
+/* --- rounding ----------------------------------------------------------------------------------------------------- */
+
+struct rounding {
+    struct vmenter_vmcs *v;
+    bool broken;
+    uint8_t changed[F_COUNT];
+};
+
+static void correct(void *opaque, unsigned row, const struct vmenter_vmx_finding *finding)
+{
+    struct rounding *r = opaque;
+    if (!finding->judged)
+        return;
+    r->broken = true;
+    int slot = vmcs_slot_of(finding->field[0]);
+    if (finding->has_nearest) {
+        r->v->value[slot] = finding->nearest;
+    } else { /* PDPTEs in memory: no field corrects them, so no PAE paging */
+        slot = F_GUEST_CR4;
+        r->v->value[slot] &= ~CR4_PAE;
+    }
+    r->changed[slot] = 1;
+}
+
+static void see_broken(void *opaque, unsigned row, const struct vmenter_vmx_finding *finding)
+{
+    bool *broken = opaque;
+    *broken |= finding->judged;
+}
+
+/* Corrections of controls clear what lacks a prerequisite, and those of state follow the controls: no correction calls
+ * for one of an earlier kind but through fields that are then settled. The bound is for capabilities that contradict
+ * each other. */
+#define PASSES 16
+
+int vmenter_vmx_round(struct vmenter_vmcs *v, const struct vmenter_vmx_caps *caps, const struct vmenter_vmx_host *host)
+{
+    struct vmx_caps decoded;
+    struct rounding r = {.v = v};
+    uint64_t before[F_COUNT];
+    vmx_caps_decode(caps, &decoded);
+    struct vmx_check k = {.caps = &decoded, .f = v->value, .known = v->known, .host = *host};
+    for (unsigned i = 0; i < F_COUNT; i++)
+        before[i] = v->value[i];
+    for (unsigned pass = 0;; pass++) {
+        r.broken = false;
+        vmx_check_each(&k, correct, &r);
+        if (!r.broken)
+            break;
+        if (pass == PASSES)
+            return -1;
+    }
+    int changes = 0;
+    for (unsigned i = F_COUNT; i-- > 0;) {
+        if (!r.changed[i] || v->value[i] == before[i])
+            continue;
+        uint64_t rounded = v->value[i];
+        bool broken = false;
+        v->value[i] = before[i];
+        vmx_check_each(&k, see_broken, &broken);
+        if (broken) {
+            v->value[i] = rounded;
+            changes++;
+        }
+    }
+    return changes;
 }

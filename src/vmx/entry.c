@@ -205,31 +205,71 @@ static void start_timer(struct cpu *c, struct vmcs *v)
         x->timer_end = ((cpu_tsc(c) >> rate) + v->f[F_PREEMPTION_TIMER_VALUE]) << rate;
 }
 
+static bool read_memory(void *opaque, uint64_t address, void *to, size_t bytes)
+{
+    mem_read(opaque, HPA(address), to, bytes);
+    return true;
+}
+
+static void describe_entry(const struct cpu *c, struct vmx_check *k)
+{
+    const struct vmx_cpu *x = vmx_of(c);
+    *k = (struct vmx_check){
+        .caps = &x->caps,
+        .f = x->cur->f,
+        .host = {.ia32e_mode = c->efer & EFER_LMA ? VMENTER_YES : VMENTER_NO,
+                 .smm = VMENTER_NO,
+                 .has_vmcs_pointer = true,
+                 .vmcs_pointer = x->cur->pa,
+                 .read_memory = read_memory,
+                 .opaque = c->mem},
+    };
+}
+
+/* A refused entry's rules, all of them. */
+static COLD void list_broken(struct vmx_cpu *x, const struct vmx_check *k)
+{
+    x->broken.count = (unsigned)vmx_check_list(k, x->broken.rule, VMX_BROKEN_MAX);
+}
+
+size_t vmx_explain(struct cpu *c, char *buf, size_t size)
+{
+    size_t at = 0;
+    if (size)
+        *buf = 0;
+    if (!c->vmx)
+        return 0;
+    const struct vmx_broken *b = &vmx_of(c)->broken;
+    for (unsigned i = 0; i < b->count && i < VMX_BROKEN_MAX; i++) {
+        at += vmenter_vmx_finding_text(&b->rule[i], at < size ? buf + at : NULL, at < size ? size - at : 0);
+        if (at + 1 < size)
+            buf[at] = '\n', buf[at + 1] = 0;
+        at++;
+    }
+    return at;
+}
+
 enum vmx_result vmx_enter(struct cpu *c, bool launch)
 {
     struct vmx_cpu *x = vmx_of(c);
     struct vmcs *v = x->cur;
-    uint32_t groups = v->dirty;
+    uint32_t groups = v->dirty | GROUP_ALWAYS;
     /* Rules that relate fields of different groups stand with one of them. */
     if (groups & GROUP_CR)
         groups |= GROUP_INJ | GROUP_SEG | GROUP_FL | GROUP_PDPTE;
     if (groups & GROUP_SEG)
         groups |= GROUP_RIP | GROUP_NREG;
-    struct vmx_check k = {
-        .caps = &x->caps,
-        .f = v->f,
-        .broken = &x->broken,
-        .mem = c->mem,
-        .current = v->pa,
-        .ia32e_mode = c->efer & EFER_LMA,
-    };
+    struct vmx_check k;
     x->broken.count = 0;
-    vmx_check_controls(&k, groups);
-    if (unlikely(x->broken.count))
+    describe_entry(c, &k);
+    if (unlikely(!vmx_controls_hold(&k, groups))) {
+        list_broken(x, &k);
         return vmx_fail(c, VMX_ERR_ENTRY_INVALID_CONTROLS);
-    vmx_check_host(&k, groups);
-    if (unlikely(x->broken.count))
+    }
+    if (unlikely(!vmx_host_holds(&k, groups))) {
+        list_broken(x, &k);
         return vmx_fail(c, VMX_ERR_ENTRY_INVALID_HOST_STATE);
+    }
 
     x->pin = (uint32_t)v->f[F_PIN_CONTROLS];
     x->proc = (uint32_t)v->f[F_PROC_CONTROLS];
@@ -240,13 +280,10 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     x->timer_end = UINT64_MAX;
     memset(&x->info, 0, sizeof x->info);
 
-    vmx_check_guest(&k, groups);
-    if (unlikely(x->broken.count)) {
-        unsigned first = x->broken.rule[0].row;
-        uint64_t qualification = first == VMX_CHECK_PDPTE ? VMX_ENTRY_FAILURE_PDPTE
-                                 : first >= VMX_CHECK_LINK_ADDRESS && first <= VMX_CHECK_LINK_CURRENT
-                                     ? VMX_ENTRY_FAILURE_LINK_POINTER
-                                     : VMX_ENTRY_FAILURE_DEFAULT;
+    if (unlikely(!vmx_guest_holds(&k, groups))) {
+        list_broken(x, &k);
+        uint64_t qualification = 0;
+        vmenter_vmx_outcome(x->broken.rule, 1, &qualification);
         vmx_exit_entry_failure(c, VMX_REASON_ENTRY_FAILURE_GUEST_STATE, qualification);
         return VMX_SUCCEED;
     }
@@ -255,7 +292,7 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
         v->icpt = vmx_intercepts(v);
 
     if (unlikely(!load_guest(c, v))) {
-        vmx_broke(&x->broken, VMX_CHECK_PDPTE, c->cr3);
+        list_broken(x, &k); /* another processor changed them since they were checked */
         v->dirty = GROUP_ALL;
         vmx_exit_entry_failure(c, VMX_REASON_ENTRY_FAILURE_GUEST_STATE, VMX_ENTRY_FAILURE_PDPTE);
         return VMX_SUCCEED;

@@ -20,27 +20,6 @@ const struct vmcs_row vmcs_rows[F_COUNT] = {
 #undef VMCS
 };
 
-/* By width, type and index: slot + 1. */
-#define INDEX_BITS 6
-#define DENSE(encoding)                                                                                                \
-    ((((encoding) >> 10 & 3) | ((encoding) >> 13 & 3) << 2) << INDEX_BITS | ((encoding) >> 1 & 0x1ff))
-static const uint8_t slots[16 << INDEX_BITS] = {
-#define VMCS(name, encoding, when, group, text) [DENSE(encoding)] = F_##name + 1,
-#include <vmenter/arch/vmcs.def>
-#undef VMCS
-};
-#define VMCS(name, encoding, when, group, text)                                                                        \
-    _Static_assert(((encoding) >> 1 & 0x1ff) < 1 << INDEX_BITS && !((encoding)&0xffff9001), "VMCS_" #name);
-#include <vmenter/arch/vmcs.def>
-#undef VMCS
-
-int vmcs_slot_of(uint64_t encoding)
-{
-    if ((encoding & ~0x6ffeull & ~1ull) || (encoding >> 1 & 0x1ff) >= 1 << INDEX_BITS)
-        return -1;
-    return slots[DENSE(encoding)] - 1;
-}
-
 /* A high-half access exists for 64-bit fields alone. */
 static int legal_slot(const struct vmx_caps *caps, uint64_t encoding)
 {
@@ -136,10 +115,4 @@ struct vmcs *vmcs_load(struct cpu *c, uint64_t pa)
     }
     v->last_used = ++x->clock;
     return v;
-}
-
-const char *vmenter_vmcs_field_name(uint32_t encoding)
-{
-    int slot = vmcs_slot_of(encoding);
-    return slot < 0 ? "?" : vmcs_rows[slot].name;
 }

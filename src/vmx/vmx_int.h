@@ -14,38 +14,9 @@
 #define VMX_VMX_INT_H
 
 #include "src/arch/model.h"
+#include "src/vmx/check.h"
 #include "src/vmx/vmx.h"
 #include <vmenter/vmx.h>
-
-/* Slots: F_GUEST_RIP is the place of the field VMCS_GUEST_RIP. */
-enum vmcs_slot {
-#define VMCS(name, encoding, when, group, text) F_##name,
-#include <vmenter/arch/vmcs.def>
-#undef VMCS
-    F_COUNT
-};
-_Static_assert(F_COUNT < 255, "a slot's number + 1 fits a byte");
-_Static_assert(16 + 8 * F_COUNT <= 4096, "all fields fit a VMCS region");
-
-/* Groups of fields that entry checks depend on (column `group` of vmcs.def), bits of vmcs.dirty. */
-enum vmcs_group {
-    GROUP_CTL = 1 << 0,
-    GROUP_INJ = 1 << 1,
-    GROUP_TPR = 1 << 2,
-    GROUP_HOST = 1 << 3,
-    GROUP_CR = 1 << 4,
-    GROUP_SEG = 1 << 5,
-    GROUP_DT = 1 << 6,
-    GROUP_RIP = 1 << 7,
-    GROUP_FL = 1 << 8,
-    GROUP_NREG = 1 << 9,
-    GROUP_LINK = 1 << 10,
-    GROUP_PDPTE = 1 << 11,
-    GROUP_FREE = 0,
-    GROUP_INFO = 0,
-    GROUP_ALL = (1 << 12) - 1,
-    GROUP_GUEST = GROUP_CR | GROUP_SEG | GROUP_DT | GROUP_RIP | GROUP_FL | GROUP_NREG | GROUP_LINK | GROUP_PDPTE,
-};
 
 struct vmcs_row {
     uint16_t encoding;
@@ -54,25 +25,11 @@ struct vmcs_row {
     const char *name, *text;
 };
 extern const struct vmcs_row vmcs_rows[F_COUNT];
-/* Slot of an encoding (bit 0, the high-half access, ignored); -1: no such field at all. */
-int vmcs_slot_of(uint64_t encoding);
-
-/* Allowed settings: bits that must be 1, bits that may be 1. */
-struct vmx_allowed {
-    uint64_t must, may;
-};
-struct vmx_caps {
-    struct vmx_allowed pin, proc, exit, entry;                         /* by the TRUE MSRs where the model has them */
-    struct vmx_allowed plain_pin, plain_proc, plain_exit, plain_entry; /* default1 bits must be 1 */
-    struct vmx_allowed proc2, proc3, exit2, vmfunc;
-    uint64_t basic, misc, ept_vpid, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, vmcs_enum;
-    uint64_t efer_bits, debugctl_bits, perf_global_bits; /* bits that exist */
-    uint8_t maxphyaddr, linear_width;                    /* bits */
-    bool field[F_COUNT];                                 /* the field exists */
-};
 void vmx_caps_init(struct vmx_caps *caps, const struct model *m);
 /* A capability MSR; false: no such MSR on this model. */
 bool vmx_caps_msr(const struct vmx_caps *caps, uint32_t msr, uint64_t *v);
+/* In the public form. */
+void vmx_caps_publish(const struct vmx_caps *caps, struct vmenter_vmx_caps *to);
 
 struct vmcs {
     uint64_t pa;
@@ -91,12 +48,10 @@ struct vmcs {
 #define VMX_BROKEN_MAX 64
 #define VMX_NO_VMCS    UINT64_MAX
 
+/* What the last VM entry found broken. */
 struct vmx_broken {
-    unsigned count;
-    struct {
-        uint16_t row; /* enum vmx_check */
-        uint64_t found;
-    } rule[VMX_BROKEN_MAX];
+    unsigned count; /* may exceed what the list holds */
+    struct vmenter_vmx_finding rule[VMX_BROKEN_MAX];
 };
 
 struct vmx_cpu {
@@ -166,32 +121,7 @@ void vmx_install_instructions(struct virt_ops *ops);
 uint32_t vmx_insn_info(const struct op *o);
 uint64_t vmx_insn_displacement(const struct cpu *c, const struct op *o);
 
-/* --- check.c
- * ---------------------------------------------------------------------------------------------------------- */
 #define VMX_EPTRTA 0x000ffffffffff000ull /* of an EPTP: what tags cached translations */
-enum vmx_check_row {
-#define VMX_CHECK(area, name, id, section, text) VMX_CHECK_##name,
-#include "src/arch/vmx_check.def"
-#undef VMX_CHECK
-    VMX_CHECK_COUNT
-};
-struct vmx_check {
-    const struct vmx_caps *caps;
-    const uint64_t *f;         /* by slot */
-    struct vmx_broken *broken; /* broken rows are added */
-    struct mem *mem;           /* for what the rules read in memory; null: those hold */
-    uint64_t current;          /* current-VMCS pointer */
-    bool ia32e_mode;           /* IA32_EFER.LMA at the time of the VM entry */
-};
-/* groups: GROUP_* that may have changed since they were last found good. */
-void vmx_check_controls(const struct vmx_check *k, uint32_t groups);
-void vmx_check_host(const struct vmx_check *k, uint32_t groups);
-void vmx_check_guest(const struct vmx_check *k, uint32_t groups);
-void vmx_broke(struct vmx_broken *b, unsigned row, uint64_t found);
-const char *vmx_check_id(unsigned row);
-bool vmx_eptp_valid(const struct vmx_caps *caps, uint64_t eptp);
-bool vmx_pdptes_valid(const struct vmx_caps *caps, const uint64_t pdpte[4]);
-uint32_t vmx_proc2(const uint64_t *f); /* the secondary controls in force: 0 when not activated */
 
 /* --- entry.c ----------------------------------------------------------------------------------------------------- */
 /* From the checks of controls on. movss: events are blocked by MOV SS. RIP is that of the next instruction. */

@@ -11,11 +11,15 @@
 
 #include <vmenter/vmx.h>
 
-#ifndef VMX_VMX_INT_H /* the library's own tests have it from there */
+#ifndef VMX_CHECK_H /* the library's own tests have it from there */
 enum vmx_check_row {
-#define VMX_CHECK(area, name, id, section, text) VMX_CHECK_##name,
+#define VMX_CHECK(area, name, ...) VMX_CHECK_##name,
+#define VMX_CHECKS(area, groups)
+#define VMX_CHECKS_END
 #include "src/arch/vmx_check.def"
 #undef VMX_CHECK
+#undef VMX_CHECKS
+#undef VMX_CHECKS_END
     VMX_CHECK_COUNT
 };
 #endif
@@ -295,6 +299,8 @@ static const struct breaking breakings[] = {
     L(LINK_CURRENT, S(VMCS_LINK_POINTER, RULES_VMCS)),
     M(PDPTE, PAGED32, O(GUEST_CR4, CR4_PAE), S(GUEST_PDPTE1, 1 | BIT(5))),
     M(PDPTE, PAGED32, O(GUEST_CR4, CR4_PAE), S(GUEST_PDPTE3, 1 | WIDE)),
+    M(PDPTE_MEMORY, PAGED32, N(PROC2_CONTROLS, VMX_PROC2_ENABLE_EPT | VMX_PROC2_UNRESTRICTED_GUEST),
+      O(GUEST_CR4, CR4_PAE)),
 };
 
 #endif

@@ -394,12 +394,16 @@ static const struct {
     char area;
     const char *id;
 } rules[] = {
-#define CTL                                      'c'
-#define HOST                                     'h'
-#define GUEST                                    'g'
-#define VMX_CHECK(area, name, id, section, text) {area, id},
+#define CTL                            'c'
+#define HOST                           'h'
+#define GUEST                          'g'
+#define VMX_CHECK(area, name, id, ...) {area, id},
+#define VMX_CHECKS(area, groups)
+#define VMX_CHECKS_END
 #include "src/arch/vmx_check.def"
 #undef VMX_CHECK
+#undef VMX_CHECKS
+#undef VMX_CHECKS_END
 #undef CTL
 #undef HOST
 #undef GUEST
@@ -416,9 +420,60 @@ static bool offered(uint32_t field, char how, uint64_t value)
     return how != '|' || !(value & ~may);
 }
 
+/* --- the rules, asked in advance: src/vmx/check.c is linked into this image ----------------------------------- */
+
+static bool read_field(void *opaque, uint32_t encoding, uint64_t *value)
+{
+    size_t v = 0;
+    bool ok = __vmx_vmread(encoding, &v) == 0;
+    *value = v;
+    return ok;
+}
+static bool read_memory(void *opaque, uint64_t address, void *to, size_t bytes)
+{
+    if (address + bytes > BIT(30))
+        return false;
+    copy(to, (const void *)(unsigned long)address, bytes);
+    return true;
+}
+static uint64_t read_msr(void *opaque, uint32_t msr)
+{
+    return rdmsr(msr);
+}
+static void read_cpuid(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4])
+{
+    ASM("cpuid" : "=a"(out[0]), "=b"(out[1]), "=c"(out[2]), "=d"(out[3]) : "a"(leaf), "c"(subleaf));
+}
+
+static struct vmenter_vmx_caps check_caps;
+static const struct vmenter_vmx_host check_host = {.ia32e_mode = VMENTER_YES,
+                                                   .smm = VMENTER_NO,
+                                                   .has_vmcs_pointer = true,
+                                                   .vmcs_pointer = RULES_VMCS,
+                                                   .read_memory = read_memory};
+static struct vmenter_vmx_finding findings[4];
+
+static size_t ask(void)
+{
+    static struct vmenter_vmcs image;
+    vmenter_vmcs_read(&image, read_field, NULL);
+    return vmenter_vmx_check(&image, &check_caps, &check_host, findings, sizeof findings / sizeof *findings);
+}
+static bool same(const char *a, const char *b)
+{
+    while (*a && *a == *b)
+        a++, b++;
+    return *a == *b;
+}
+
 /* Each rule of VM entries, broken alone. */
 static void entry_rules(void)
 {
+    vmenter_vmx_caps_read(&check_caps, read_msr, read_cpuid, NULL);
+    for (unsigned mode = RULES_REAL; mode <= RULES_LONG; mode++) {
+        good(mode);
+        check("vmenter_vmx_check() of a good VMCS", ask() == 0);
+    }
     for (unsigned i = 0; i < sizeof breakings / sizeof *breakings; i++) {
         const struct breaking *k = &breakings[i];
         const char *id = rules[k->row].id;
@@ -445,10 +500,23 @@ static void entry_rules(void)
             continue;
         }
         uint32_t want = rules[k->row].area == 'c' ? 1007 : rules[k->row].area == 'h' ? 1008 : 0x80000021;
+        size_t broken = ask();
+        uint64_t qualification = 99;
+        uint32_t outcome = vmenter_vmx_outcome(findings, broken, &qualification);
+        if (broken != 1 || !same(findings[0].id, id)) {
+            char text[300];
+            for (size_t n = 0; n < broken && n < 4; n++) {
+                vmenter_vmx_finding_text(&findings[n], text, sizeof text);
+                rt_printf("# %s\n", text);
+            }
+        }
         check_eq(id, enter(), want);
+        check("... as vmenter_vmx_check() said", broken >= 1 && same(findings[0].id, id) &&
+                                                     outcome == (want < 2000 ? want - 1000 : want) &&
+                                                     (want < 2000 || qualification == r(VMCS_EXIT_QUALIFICATION)));
         if (rules[k->row].area == 'g')
             check_eq("... qualification", r(VMCS_EXIT_QUALIFICATION),
-                     k->row == VMX_CHECK_PDPTE                                              ? 2
+                     k->row == VMX_CHECK_PDPTE || k->row == VMX_CHECK_PDPTE_MEMORY          ? 2
                      : k->row >= VMX_CHECK_LINK_ADDRESS && k->row <= VMX_CHECK_LINK_CURRENT ? 4
                                                                                             : 0);
     }
@@ -957,12 +1025,12 @@ static void ept(void)
     *e = 0x4000000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(2);
     __vmx_invept(1, &d);
     check_eq("EPT misconfiguration, memory type", enter(), VMX_REASON_EPT_MISCONFIGURATION);
+    page(0x4000000)[0] = page(0x4001000)[0] = 0xf4; /* for a processor that goes on */
     *e = 0x4000000 | BIT(12) | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6);
     __vmx_invept(1, &d);
     check_eq("EPT misconfiguration, reserved bit of a large page", enter(), VMX_REASON_EPT_MISCONFIGURATION);
     *e = 0x4000000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6);
     __vmx_invept(1, &d);
-    page(0x4000000)[0] = 0xf4;
     check_eq("mapped", enter(), VMX_REASON_HLT);
     /* A guest page table that EPT does not map. */
     g_pml4[1] = 0x4000000 | 7;

@@ -163,24 +163,15 @@ static void walk(const char *model, unsigned long entries)
         for (unsigned g = 0; g < 16; g++)
             if (!below(4))
                 c->gpr[g] = boundary(c->gpr[g]) & (below(2) ? ~0ull : 0xffffff);
-        struct vmx_broken b = {0};
-        struct vmx_check k = {.caps = &r->x->caps,
-                              .f = r->x->cur->f,
-                              .broken = &b,
-                              .mem = r->mem,
-                              .current = r->x->cur->pa,
-                              .ia32e_mode = true};
-        vmx_check_controls(&k, GROUP_ALL);
-        unsigned controls = b.count;
-        vmx_check_host(&k, GROUP_ALL);
-        unsigned host = b.count;
-        vmx_check_guest(&k, GROUP_ALL);
+        struct vmx_broken b;
+        struct vmx_check k = rig_check(r, &r->x->caps, r->x->cur->f);
+        b.count = (unsigned)vmx_check_list(&k, b.rule, VMX_BROKEN_MAX);
+        uint32_t outcome = vmenter_vmx_outcome(b.rule, b.count, NULL);
         uint64_t entries_before = c->stats.entries;
         enum vmx_result v = r->x->cur->launched ? vmx_vmresume(c) : vmx_vmlaunch(c);
         if (b.count) {
-            bool right = controls || host
-                             ? v == VMX_FAIL_VALID && r->x->cur->f[F_VM_INSTRUCTION_ERROR] == (controls ? 7u : 8u)
-                             : v == VMX_SUCCEED && !c->guest && r->x->cur->f[F_EXIT_REASON] == 0x80000021;
+            bool right = outcome < 100 ? v == VMX_FAIL_VALID && r->x->cur->f[F_VM_INSTRUCTION_ERROR] == outcome
+                                       : v == VMX_SUCCEED && !c->guest && r->x->cur->f[F_EXIT_REASON] == outcome;
             if (!right || r->x->broken.count == 0)
                 fail_msg("%s: entry %lu: %s is broken, result %d reason %llx", model, n, vmx_check_id(b.rule[0].row),
                          (int)v, (unsigned long long)r->x->cur->f[F_EXIT_REASON]);

@@ -187,6 +187,25 @@ static inline void rig_segment(struct rig *r, unsigned seg, uint16_t sel, uint64
     rig_w(r, VMCS_GUEST_ES_ACCESS_RIGHTS + 2 * seg, ar);
 }
 
+static inline bool rig_read_memory(void *opaque, uint64_t address, void *to, size_t bytes)
+{
+    struct rig *r = opaque;
+    mem_read(r->mem, HPA(address), to, bytes);
+    return true;
+}
+
+/* The rules over fields, for an entry of the rig's host. */
+static inline struct vmx_check rig_check(struct rig *r, const struct vmx_caps *caps, const uint64_t *f)
+{
+    return (struct vmx_check){.caps = caps,
+                              .f = f,
+                              .host = {.ia32e_mode = VMENTER_YES,
+                                       .has_vmcs_pointer = true,
+                                       .vmcs_pointer = RIG_VMCS,
+                                       .read_memory = rig_read_memory,
+                                       .opaque = r}};
+}
+
 static inline bool rig_has(const struct vmx_allowed *a, uint32_t bit)
 {
     return a->may & bit;

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * check_words.c: what check.c finds, in words; and the capabilities of the processor that this runs on.
+ *
+ * Freestanding like check.c.
+ */
+#include "src/vmx/check.h"
+
+/* --- a line of text ----------------------------------------------------------------------------------------------- */
+
+struct text {
+    char *buf;
+    size_t size, at; /* at: what the whole would be long, as with snprintf */
+};
+
+static void put(struct text *t, char c)
+{
+    if (t->at + 1 < t->size)
+        t->buf[t->at] = c;
+    t->at++;
+}
+static void puts_(struct text *t, const char *s)
+{
+    while (*s)
+        put(t, *s++);
+}
+static void put_hex(struct text *t, uint64_t v)
+{
+    unsigned digits = 1;
+    while (digits < 16 && v >> (4 * digits))
+        digits++;
+    puts_(t, "0x");
+    while (digits--)
+        put(t, "0123456789abcdef"[v >> (4 * digits) & 15]);
+}
+static void put_number(struct text *t, unsigned v)
+{
+    if (v >= 10)
+        put_number(t, v / 10);
+    put(t, (char)('0' + v % 10));
+}
+static size_t end(struct text *t)
+{
+    if (t->size)
+        t->buf[t->at < t->size ? t->at : t->size - 1] = 0;
+    return t->at;
+}
+
+/* --- names -------------------------------------------------------------------------------------------------------- */
+
+static const char *const field_names[F_COUNT] = {
+#define VMCS(name, encoding, when, group, text) [F_##name] = #name,
+#include <vmenter/arch/vmcs.def>
+#undef VMCS
+};
+
+const char *vmenter_vmcs_field_name(uint32_t encoding)
+{
+    int slot = vmcs_slot_of(encoding);
+    return slot < 0 ? "?" : field_names[slot];
+}
+
+static const struct {
+    uint16_t slot;
+    uint8_t bit;
+    const char *text;
+} controls[] = {
+#define WORD_SLOT_PIN                                           F_PIN_CONTROLS
+#define WORD_SLOT_PROC                                          F_PROC_CONTROLS
+#define WORD_SLOT_PROC2                                         F_PROC2_CONTROLS
+#define WORD_SLOT_PROC3                                         F_PROC3_CONTROLS
+#define WORD_SLOT_EXIT                                          F_EXIT_CONTROLS
+#define WORD_SLOT_EXIT2                                         F_EXIT2_CONTROLS
+#define WORD_SLOT_ENTRY                                         F_ENTRY_CONTROLS
+#define WORD_SLOT_VMFUNC                                        F_VM_FUNCTION_CONTROLS
+#define VMX_CTL(word, bit_, name, class, since, feature, text_) {WORD_SLOT_##word, bit_, text_},
+#include <vmenter/arch/vmx_ctl.def>
+#undef VMX_CTL
+};
+
+const char *vmenter_vmx_control_name(uint32_t encoding, unsigned bit)
+{
+    int slot = vmcs_slot_of(encoding);
+    for (size_t i = 0; slot >= 0 && i < sizeof controls / sizeof *controls; i++)
+        if (controls[i].slot == slot && controls[i].bit == bit)
+            return controls[i].text;
+    return NULL;
+}
+
+/* --- findings ----------------------------------------------------------------------------------------------------- */
+
+static unsigned count_bits(uint64_t v)
+{
+    unsigned n = 0;
+    for (; v; v &= v - 1)
+        n++;
+    return n;
+}
+
+static void put_bits(struct text *t, uint32_t encoding, uint64_t bits, const char *verb)
+{
+    puts_(t, verb);
+    const char *between = " ";
+    for (unsigned i = 0; i < 64; i++) {
+        if (!(bits >> i & 1))
+            continue;
+        unsigned last = i;
+        const char *name = vmenter_vmx_control_name(encoding, i);
+        if (!name)
+            while (last < 63 && (bits >> (last + 1) & 1) && !vmenter_vmx_control_name(encoding, last + 1))
+                last++;
+        puts_(t, between);
+        between = ", ";
+        if (name) {
+            put(t, '"');
+            puts_(t, name);
+            puts_(t, "\" (bit ");
+            put_number(t, i);
+            put(t, ')');
+        } else if (last > i) {
+            puts_(t, "bits ");
+            put_number(t, last);
+            put(t, ':');
+            put_number(t, i);
+        } else {
+            puts_(t, "bit ");
+            put_number(t, i);
+        }
+        i = last;
+    }
+}
+
+size_t vmenter_vmx_finding_text(const struct vmenter_vmx_finding *e, char *buf, size_t size)
+{
+    struct text t = {buf, size, 0};
+    puts_(&t, e->id);
+    if (!e->judged) {
+        puts_(&t, ": not judged: ");
+        switch (e->lacking) {
+        case VMENTER_VMX_LACKS_MEMORY:
+            puts_(&t, "memory at ");
+            put_hex(&t, e->lacking_address);
+            break;
+        case VMENTER_VMX_LACKS_POINTER: puts_(&t, "the address of the VMCS"); break;
+        case VMENTER_VMX_LACKS_MODE: puts_(&t, "whether the host is in IA-32e mode"); break;
+        default: puts_(&t, vmenter_vmcs_field_name(e->lacking));
+        }
+        puts_(&t, " is not known: ");
+    } else {
+        puts_(&t, ": ");
+        puts_(&t, vmenter_vmcs_field_name(e->field[0]));
+        puts_(&t, " is ");
+        put_hex(&t, e->found);
+        puts_(&t, ": ");
+    }
+    puts_(&t, e->rule);
+    if (e->judged && e->has_nearest && e->nearest != e->found) {
+        puts_(&t, "; nearest legal value ");
+        put_hex(&t, e->nearest);
+        /* Of bits, which; of an address or a number the value says it. */
+        uint64_t on = e->nearest & ~e->found, off = e->found & ~e->nearest;
+        bool words = e->must || e->may != ~0ull || vmenter_vmx_control_name(e->field[0], 31) || (on | off) < 0x20000;
+        if (words && count_bits(on | off) <= 8) {
+            if (on)
+                put_bits(&t, e->field[0], on, ": set");
+            if (off)
+                put_bits(&t, e->field[0], off, on ? ", clear" : ": clear");
+        }
+    }
+    puts_(&t, " (SDM 3C, \"");
+    puts_(&t, e->section);
+    puts_(&t, "\")");
+    return end(&t);
+}
+
+/* --- capabilities ------------------------------------------------------------------------------------------------- */
+
+void vmenter_vmx_caps_derive(struct vmenter_vmx_caps *caps,
+                             void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]),
+                             void *opaque)
+{
+    enum { A, B, C, D };
+    uint32_t r[4];
+#define HAS(reg, bit) (r[reg] >> (bit)&1)
+    caps->debugctl_bits = 0xffc7; /* LBR, BTF, bus lock, TR to RTM */
+    caps->pending_debug_bits =
+        0xf | VMX_PENDING_DBG_BLD | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS | VMX_PENDING_DBG_RTM;
+    caps->efer_bits = 0xd01; /* SCE, LME, LMA, NXE */
+    caps->perf_global_bits = ~0ull;
+    caps->rtit_ctl_bits = caps->lbr_ctl_bits = ~0ull;
+    caps->physical_bits = 46;
+    caps->linear_bits = 57;
+    caps->sgx = true;
+    if (!cpuid)
+        return;
+    cpuid(opaque, 0, 0, r);
+    uint32_t max = r[A];
+    cpuid(opaque, 1, 0, r);
+    bool pdcm = HAS(C, 15), ds = HAS(D, 21);
+    bool rtm = false, bus_lock = false;
+    caps->sgx = false;
+    if (max >= 7) {
+        cpuid(opaque, 7, 0, r);
+        rtm = HAS(B, 11);
+        caps->sgx = HAS(B, 2);
+        bus_lock = HAS(C, 24);
+    }
+    /* "IA32_DEBUGCTL MSR": LBR and BTF; TR, BTS, BTINT, BTS_OFF_OS, BTS_OFF_USR with a debug store; freezing and
+     * UNCORE_PMI_EN where there is IA32_PERF_CAPABILITIES; RTM. */
+    caps->debugctl_bits = 3 | (bus_lock ? 4 : 0) | (ds ? 0x7c0 : 0) | (pdcm ? 0x7800 : 0) | (rtm ? 0x8000 : 0);
+    caps->pending_debug_bits = 0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS |
+                               (bus_lock ? VMX_PENDING_DBG_BLD : 0) | (rtm ? VMX_PENDING_DBG_RTM : 0);
+    caps->perf_global_bits = 0;
+    if (max >= 10) {
+        cpuid(opaque, 10, 0, r);
+        unsigned general = r[A] >> 8 & 0xff, fixed = r[A] & 0xff ? r[D] & 31 : 0;
+        uint32_t listed = (r[A] & 0xff) >= 5 ? r[C] : 0;
+        caps->perf_global_bits = (general >= 32 ? 0xffffffffull : (1ull << general) - 1) |
+                                 (((1ull << fixed) - 1) | listed) << 32 | ((r[A] & 0xff) >= 5 ? 1ull << 48 : 0);
+    }
+    cpuid(opaque, 0x80000000, 0, r);
+    if (r[A] >= 0x80000001) {
+        max = r[A];
+        cpuid(opaque, 0x80000001, 0, r);
+        caps->efer_bits = 0;
+        if (HAS(D, 29))
+            caps->efer_bits |= 0x501; /* LME, LMA, and SYSCALL in 64-bit mode */
+        if (HAS(D, 20))
+            caps->efer_bits |= 0x800;
+        if (max >= 0x80000008) {
+            cpuid(opaque, 0x80000008, 0, r);
+            caps->physical_bits = (uint8_t)r[A];
+            caps->linear_bits = (uint8_t)(r[A] >> 8);
+        }
+    }
+#undef HAS
+}
+
+void vmenter_vmx_caps_read(struct vmenter_vmx_caps *caps, uint64_t (*rdmsr)(void *opaque, uint32_t msr),
+                           void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *opaque)
+{
+#define MSR(name)  caps->msr[VMX_MSR_##name - VMX_MSR_BASIC]
+#define READ(name) (MSR(name) = rdmsr(opaque, VMX_MSR_##name))
+    for (size_t i = 0; i < sizeof caps->msr / sizeof *caps->msr; i++)
+        caps->msr[i] = 0;
+    uint64_t basic = READ(BASIC), proc, exit;
+    READ(PINBASED_CTLS);
+    proc = READ(PROCBASED_CTLS);
+    exit = READ(EXIT_CTLS);
+    READ(ENTRY_CTLS);
+    READ(MISC);
+    READ(CR0_FIXED0);
+    READ(CR0_FIXED1);
+    READ(CR4_FIXED0);
+    READ(CR4_FIXED1);
+    READ(VMCS_ENUM);
+    if (basic & VMX_BASIC_TRUE_CONTROLS) {
+        READ(TRUE_PINBASED_CTLS);
+        proc = READ(TRUE_PROCBASED_CTLS);
+        exit = READ(TRUE_EXIT_CTLS);
+        READ(TRUE_ENTRY_CTLS);
+    }
+    if (proc >> 63 & 1) {
+        uint64_t proc2 = READ(PROCBASED_CTLS2) >> 32;
+        if (proc2 & (VMX_PROC2_ENABLE_EPT | VMX_PROC2_ENABLE_VPID))
+            READ(EPT_VPID_CAP);
+        if (proc2 & VMX_PROC2_ENABLE_VM_FUNCTIONS)
+            READ(VMFUNC);
+    }
+    if (proc >> (32 + 17) & 1)
+        READ(PROCBASED_CTLS3);
+    if (exit >> 63 & 1)
+        READ(EXIT_CTLS2);
+    vmenter_vmx_caps_derive(caps, cpuid, opaque);
+#undef READ
+#undef MSR
+}
