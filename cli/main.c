@@ -21,12 +21,18 @@ static const struct command commands[] = {
 
 int cli_error(const char *fmt, ...)
 {
+    /* One line, whatever a file is called. */
+    char text[8192];
     va_list ap;
     va_start(ap, fmt);
-    fputs("vmenter: ", stderr);
-    vfprintf(stderr, fmt, ap);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
+    for (char *p = text; *p; p++) {
+        if ((unsigned char)*p < ' ' || *p == 0x7f) {
+            *p = '?';
+        }
+    }
+    fprintf(stderr, "vmenter: %s\n", text);
     return EXIT_USAGE;
 }
 

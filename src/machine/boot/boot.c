@@ -11,10 +11,18 @@
 
 bool boot_fail(struct boot *b, const char *fmt, ...)
 {
+    /* A file's name may be as long as it likes: what to do stands at the end. */
+    enum { HEAD = 100 };
+    char text[8192];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(b->error, PC_ERROR_MAX, fmt, ap);
+    int len = vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    size_t n = len < 0 ? 0 : MIN((size_t)len, sizeof text - 1);
+    if (n < PC_ERROR_MAX)
+        memcpy(b->error, text, n + 1);
+    else
+        snprintf(b->error, PC_ERROR_MAX, "%.*s...%s", HEAD, text, text + n - (PC_ERROR_MAX - HEAD - 4));
     return false;
 }
 
@@ -95,6 +103,12 @@ uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
 {
     uint64_t pa = boot_find(b, len, PAGE_SIZE, from, to, false);
     return pa != UINT64_MAX && boot_take(b, pa, len) ? pa : UINT64_MAX;
+}
+
+uint64_t boot_place_above(struct boot *b, uint64_t len, uint64_t from)
+{
+    uint64_t pa = boot_place(b, len, from, PC_HOLE);
+    return pa != UINT64_MAX ? pa : boot_place(b, len, PC_1M, PC_HOLE);
 }
 
 void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data)

@@ -44,7 +44,9 @@ void *boot_ram(struct boot *b, uint64_t pa, uint64_t len);
 bool boot_take(struct boot *b, uint64_t pa, uint64_t len);
 /* Takes the lowest free page-aligned place in RAM from `from` on, below `to`: UINT64_MAX when there is none. */
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to);
-/* The same, aligned, in [from, to), the lowest or the highest place. */
+/* The same from `from` on; an image that stands at the top of RAM has its room below. */
+uint64_t boot_place_above(struct boot *b, uint64_t len, uint64_t from);
+/* A free place, not taken, aligned, in [from, to), the lowest or the highest place. */
 uint64_t boot_find(struct boot *b, uint64_t len, uint64_t align, uint64_t from, uint64_t to, bool highest);
 
 /* Sets all segment registers: flat, with these selectors, in the mode that the code segment's rights give. */
