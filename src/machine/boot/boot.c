@@ -102,6 +102,8 @@ uint64_t boot_find(struct boot *b, uint64_t len, uint64_t align, uint64_t from, 
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
 {
     uint64_t pa = boot_find(b, len, PAGE_SIZE, from, to, false);
+    if (pa == UINT64_MAX && from > PC_1M) /* the image may be at the top */
+        pa = boot_find(b, len, PAGE_SIZE, PC_1M, to, false);
     return pa != UINT64_MAX && boot_take(b, pa, len) ? pa : UINT64_MAX;
 }
 

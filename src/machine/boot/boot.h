@@ -42,7 +42,8 @@ bool boot_fail(struct boot *b, const char *fmt, ...) __attribute__((format(print
 void *boot_ram(struct boot *b, uint64_t pa, uint64_t len);
 /* Takes [pa, pa+len): false when it overlaps what is taken, or there is too much of it. */
 bool boot_take(struct boot *b, uint64_t pa, uint64_t len);
-/* Takes the lowest free page-aligned place in RAM from `from` on, below `to`: UINT64_MAX when there is none. */
+/* Takes the lowest free page-aligned place in RAM from `from` on, else from 1 MiB on, below `to`: UINT64_MAX when
+ * there is none. */
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to);
 /* The same from `from` on; an image that stands at the top of RAM has its room below. */
 uint64_t boot_place_above(struct boot *b, uint64_t len, uint64_t from);
