@@ -7,7 +7,7 @@ $(KVM_TEST): tests/kvm/kvmtest.c
 	@mkdir -p $(@D)
 	$(Q)$(IMAGE_CC) -std=gnu11 -O2 -Wall -Wextra -static -o $@ $< -lpthread
 $(KVM_INITRD): tests/kvm/init tools/kvm-initrd $(KVM_TEST) $(GUEST_KERNEL) | setup-run
-	$(Q)tools/kvm-initrd $(GUEST) tests/kvm/init $(KVM_TEST) $@
+	$(Q)tools/kvm-initrd $(GUEST) tests/kvm/init $@ $(KVM_TEST)
 TEST_NEEDS += $(KVM_INITRD)
 TEST_COMMANDS += tests/kvm/run
 .PHONY: test-kvm
