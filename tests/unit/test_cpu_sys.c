@@ -196,6 +196,25 @@ static void halt_and_wake(void **state)
     world_free(w);
 }
 
+/* Where processors take turns, PAUSE is the turn's last instruction: what stands after it, as the LOCK BTS that takes a
+ * spin lock back, is the next turn's. */
+CODE(t_pause, 64, "inc %eax\n pause\n inc %eax\n inc %eax\n hlt")
+static void pause_ends_turn(void **state)
+{
+    struct world *w = long_mode("max", 0);
+    w->c->takes_turns = true;
+    load(w, t_pause, t_pause_end);
+    w->c->gpr[GPR_RAX] = 0;
+    uint64_t before = w->c->icount;
+    assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
+    assert_int_equal(w->c->gpr[GPR_RAX], 1);
+    assert_int_equal(w->c->rip, CODE_AT + 4);
+    assert_int_equal(w->c->icount - before, 2);
+    assert_int_equal(cpu_run(w->c, 100), STOP_IDLE);
+    assert_int_equal(w->c->gpr[GPR_RAX], 3);
+    world_free(w);
+}
+
 CODE(t_iretq, 64, "iretq")
 static void nmi_blocking(void **state)
 {
@@ -700,6 +719,7 @@ int main(void)
         cmocka_unit_test(double_and_triple_fault),
         cmocka_unit_test(interrupt_shadow),
         cmocka_unit_test(halt_and_wake),
+        cmocka_unit_test(pause_ends_turn),
         cmocka_unit_test(nmi_blocking),
         cmocka_unit_test(single_step),
         cmocka_unit_test(breakpoints),
