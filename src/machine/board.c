@@ -7,12 +7,13 @@
  * every local APIC. A port access that is wider than the device, or reaches over its end, goes in halves, as the bus
  * splits it.
  *
- * DEVIATION: the VGA's addresses are plain memory, address line 20 is always on.
+ * DEVIATION: the VGA's addresses are plain memory.
  */
 #include <stdio.h>
 
 #include "src/dev/acpi_tables.h"
 #include "src/machine/board.h"
+#include "src/vmx/vmx.h"
 
 #define SCI_IRQ  9
 #define PM_PORT  0x600
@@ -109,6 +110,22 @@ void board_eoi(void *opaque, uint8_t vector)
     struct machine_cpu *mc = opaque;
     struct pc *pc = mc->machine->pc;
     ioapic_eoi(&pc->ioapic, vector);
+}
+
+/* SDM 3C, "Restrictions on VMX Operation": A20M# is blocked there. DEVIATION: it stays so until the line's next change;
+ * and the line goes to memory, not to each processor. */
+static void a20_line(void *opaque, unsigned line, bool on)
+{
+    struct pc *pc = opaque;
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        on |= vmx_on(pc->machine->cpu[i].cpu);
+    if (mem_a20(pc->machine->mem) == on)
+        return;
+    mem_set_a20(pc->machine->mem, on);
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        tlb_flush_all(&pc->machine->cpu[i].cpu->tlbs);
+    mem_code_bump(pc->machine->mem);
+    cpu_attend(pc->machine->cpu[pc->current].cpu, ATT_KICK);
 }
 
 static void request(void *opaque, enum device_request what, uint32_t value)
@@ -368,6 +385,7 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     pc->e9.out = pc->uart[0].tx;
     pc->rtc.irq = (struct device_line){.set = isa_line, .opaque = pc, .line = 8};
     pc->pm.sci = (struct device_line){.set = isa_line, .opaque = pc, .line = SCI_IRQ};
+    pc->i8042.a20 = (struct device_line){.set = a20_line, .opaque = pc};
     pc->hpet.irq = (struct device_line){.set = hpet_pin, .opaque = pc};
     pc->hpet.isa = (struct device_line){.set = hpet_isa, .opaque = pc};
     pc->hpet.legacy = (struct device_line){.set = hpet_legacy, .opaque = pc};

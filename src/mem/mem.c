@@ -25,7 +25,8 @@ struct region {
 struct mem {
     struct region *region;
     unsigned regions;
-    unsigned last; /* index of the region that mem_host() found last: a hint, atomic */
+    uint64_t a20_low; /* bit 20 when that line is held low, else 0 */
+    unsigned last;    /* index of the region that mem_host() found last: a hint, atomic */
     mem_probe_fn *probe;
     void *probe_opaque;
     const struct mem_port_ops *ports;
@@ -152,6 +153,21 @@ void mem_set_identity(struct mem *m, mem_probe_fn *probe, void *opaque)
     m->probe_opaque = opaque;
 }
 
+void mem_set_a20(struct mem *m, bool on)
+{
+    m->a20_low = on ? 0 : BIT(20);
+}
+
+bool mem_a20(const struct mem *m)
+{
+    return !m->a20_low;
+}
+
+uint64_t mem_address(const struct mem *m, uint64_t pa)
+{
+    return pa & ~m->a20_low;
+}
+
 void mem_set_ports(struct mem *m, const struct mem_port_ops *ops, void *opaque)
 {
     m->ports = ops;
@@ -175,6 +191,11 @@ uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
 {
     if (unlikely(!len || pa.v + (len - 1) < pa.v))
         return NULL;
+    if (unlikely(m->a20_low)) {
+        if ((pa.v ^ (pa.v + (len - 1))) >> 20)
+            return NULL;
+        pa.v &= ~m->a20_low;
+    }
     unsigned last = __atomic_load_n(&m->last, __ATOMIC_RELAXED);
     const struct region *r = &m->region[last];
     if (unlikely(last >= m->regions || pa.v - r->base >= r->len)) {
@@ -219,10 +240,10 @@ void mem_read(struct mem *m, hpa_t pa, void *buf, unsigned len)
         if (host) {
             memcpy(p, host, n);
         } else {
-            const struct region *r = region_at(m, pa.v);
+            const struct region *r = region_at(m, mem_address(m, pa.v));
             if (r && r->kind == REGION_MMIO) {
                 n = mmio_step(pa.v, n);
-                uint64_t v = r->ops->read(r->opaque, pa, n);
+                uint64_t v = r->ops->read(r->opaque, HPA(mem_address(m, pa.v)), n);
                 memcpy(p, &v, n);
             } else {
                 memset(p, 0xff, n);
@@ -242,15 +263,15 @@ void mem_write(struct mem *m, hpa_t pa, const void *buf, unsigned len)
         uint8_t *host = mem_host(m, pa, n, true);
         if (host) {
             memcpy(host, p, n);
-            if (mem_code_noted(m, HPA(pa.v & PAGE_BASE)))
+            if (mem_code_noted(m, HPA(mem_address(m, pa.v & PAGE_BASE))))
                 mem_code_bump(m);
         } else {
-            const struct region *r = region_at(m, pa.v);
+            const struct region *r = region_at(m, mem_address(m, pa.v));
             if (r && r->kind == REGION_MMIO) {
                 uint64_t v = 0;
                 n = mmio_step(pa.v, n);
                 memcpy(&v, p, n);
-                r->ops->write(r->opaque, pa, n, v);
+                r->ops->write(r->opaque, HPA(mem_address(m, pa.v)), n, v);
             }
         }
         p += n;

@@ -34,6 +34,11 @@ bool mem_add_mmio(struct mem *m, hpa_t base, uint64_t len, const struct mem_mmio
 bool mem_remove(struct mem *m, hpa_t base, uint64_t len);
 /* Every address that no region holds is the process's own, if probe says that it is mapped. */
 void mem_set_identity(struct mem *m, mem_probe_fn *probe, void *opaque);
+/* Address line 20 held low, as a PC's A20M# does: every access is made with that bit clear. Whoever holds translations
+ * must drop them. */
+void mem_set_a20(struct mem *m, bool on);
+bool mem_a20(const struct mem *m);
+uint64_t mem_address(const struct mem *m, uint64_t pa); /* as the lines carry it */
 void mem_set_ports(struct mem *m, const struct mem_port_ops *ops, void *opaque);
 
 /* Host pointer to [pa, pa+len), which must lie in one region; NULL where it is not plain memory (MMIO, hole, read-only

@@ -448,8 +448,10 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
         struct mmu_second none = {0};
         mmu_translate_gpa(m, &none, GPA(la.v & 0xffffffff), access, true, true, out, fault);
     }
-    if (!s || s->kind == MMU_SECOND_NONE)
+    if (!s || s->kind == MMU_SECOND_NONE) {
+        out->hpa = HPA(mem_address(m, out->hpa.v));
         return MMU_OK;
+    }
 
     /* Mode-based execute control asks whether the *page* is a user page, not who fetches (SDM 3C, "EPT Violations"). */
     struct mmu_result second;
@@ -459,7 +461,7 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
     enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);
     if (k != MMU_OK)
         return k;
-    out->hpa = second.hpa;
+    out->hpa = HPA(mem_address(m, second.hpa.v));
     out->page_size = MIN(out->page_size, second.page_size);
     out->readable = second.readable;
     out->writable &= second.writable;

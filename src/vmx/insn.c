@@ -59,13 +59,13 @@ static uint32_t region_revision(struct cpu *c, uint64_t pa)
     return v;
 }
 
-/* VMXON's conditions for #GP(0) beside CPL. A20M is no part of this processor; there is no SMX operation. */
+/* VMXON's conditions for #GP(0) beside CPL. There is no SMX operation. */
 bool vmx_may_vmxon(const struct cpu *c)
 {
     const struct vmx_cpu *x = vmx_of(c);
     uint64_t need = VMX_FEATURE_CONTROL_LOCK | VMX_FEATURE_CONTROL_VMX;
     return !(~c->cr0 & x->caps.cr0_fixed0) && !(c->cr0 & ~x->caps.cr0_fixed1) && !(~c->cr4 & x->caps.cr4_fixed0) &&
-           !(c->cr4 & ~x->caps.cr4_fixed1) && (c->msr.feature_control & need) == need;
+           !(c->cr4 & ~x->caps.cr4_fixed1) && (c->msr.feature_control & need) == need && mem_a20(c->mem);
 }
 
 enum vmx_result vmx_vmxon(struct cpu *c, uint64_t pa)
