@@ -63,7 +63,10 @@ static void lower(struct hpet *h, unsigned n)
 static void update_level(struct hpet *h, unsigned n)
 {
     struct hpet_timer *t = &h->s.timer[n];
-    bool level = (t->config & T_LEVEL) && (t->config & T_ENABLE) && (h->s.config & ENABLE) && (h->s.status >> n & 1);
+    if (!(t->config & T_LEVEL)) {
+        return;
+    }
+    bool level = (t->config & T_ENABLE) && (h->s.config & ENABLE) && (h->s.status >> n & 1);
     if (!level) {
         lower(h, n);
     } else if (!t->raised) {
@@ -78,9 +81,10 @@ static void match(struct hpet *h, unsigned n)
     if (t->config & T_LEVEL) {
         h->s.status |= UINT64_C(1) << n;
         update_level(h, n);
-    } else if (t->config & T_ENABLE) {
+    } else if (t->config & T_ENABLE) { /* the line stays high until the next: an 8259 wants it so */
+        lower(h, n);
+        t->raised = true;
         drive(h, n, true);
-        drive(h, n, false);
     }
 }
 

@@ -21,8 +21,7 @@ struct hpet_timer {
     uint64_t config;     /* the bits that software writes */
     uint64_t comparator; /* the next match */
     uint64_t period;     /* of a periodic timer */
-    bool raised;         /* a line that this timer holds high (level-triggered) */
-    uint8_t raised_pin;
+    bool raised;         /* this timer holds its line high */
 };
 
 struct hpet_state {

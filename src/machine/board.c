@@ -414,7 +414,7 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     add_ports(pc, 0x80, 1, 0, &latch_port_ops, &pc->post);
     add_ports(pc, 0xe9, 1, 0, &debug_port_ops, &pc->e9);
     add_ports(pc, 0xf4, 4, 0, &debug_exit_ops, &pc->debug_exit);
-    add_ports(pc, 0x510, 2, 0, &fw_cfg_ops, &pc->fw_cfg);
+    add_ports(pc, 0x510, 12, 0, &fw_cfg_ops, &pc->fw_cfg);
 }
 
 /* --- what firmware leaves ------------------------------------------------------------------------------------------
