@@ -23,6 +23,7 @@ struct command {
 
 int cmd_boot(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
+int cmd_check(int argc, char **argv);
 int cmd_cpus(int argc, char **argv);
 int cmd_explain(int argc, char **argv);
 

@@ -296,6 +296,9 @@ void vmenter_vmx_caps_derive(struct vmenter_vmx_caps *caps,
                              void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]),
                              void *opaque);
 
+/* A processor that offers all that the manual has: for a VMCS of which nobody knows the processor. */
+void vmenter_vmx_caps_any(struct vmenter_vmx_caps *caps);
+
 /* Where the VM entry happens. All zeros: nothing is known. */
 enum vmenter_known { VMENTER_UNKNOWN = 0, VMENTER_NO = 1, VMENTER_YES = 2 };
 struct vmenter_vmx_host {

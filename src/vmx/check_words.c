@@ -275,3 +275,45 @@ void vmenter_vmx_caps_read(struct vmenter_vmx_caps *caps, uint64_t (*rdmsr)(void
 #undef READ
 #undef MSR
 }
+
+void vmenter_vmx_caps_any(struct vmenter_vmx_caps *caps)
+{
+    struct vmx_allowed PIN = {0, 0}, PROC = {0, 0}, PROC2 = {0, 0}, PROC3 = {0, 0}, EXIT = {0, 0}, EXIT2 = {0, 0},
+                       ENTRY = {0, 0}, VMFUNC = {0, 0};
+    enum { OPT, DEF1 };
+#define VMX_DEFAULT1(word, mask) word.must |= mask, word.may |= mask;
+#define VMX_CTL(word, bit, name, class, since, feature, text)                                                          \
+    word.may |= 1ull << (bit);                                                                                         \
+    if (class == DEF1)                                                                                                 \
+        word.must &= ~(1ull << (bit));
+#include <vmenter/arch/vmx_ctl.def>
+#undef VMX_CTL
+#define MSR(name)  caps->msr[VMX_MSR_##name - VMX_MSR_BASIC]
+#define PAIR(word) (word.must | word.may << 32)
+    vmenter_vmx_caps_derive(caps, NULL, NULL);
+    caps->physical_bits = 52;
+    for (size_t i = 0; i < sizeof caps->msr / sizeof *caps->msr; i++)
+        caps->msr[i] = 0;
+    MSR(BASIC) =
+        4096ull << 32 | 6ull << 50 | VMX_BASIC_INS_OUTS_INFO | VMX_BASIC_TRUE_CONTROLS | VMX_BASIC_ANY_ERROR_CODE;
+    MSR(PINBASED_CTLS) = MSR(TRUE_PINBASED_CTLS) = PAIR(PIN);
+    MSR(PROCBASED_CTLS) = MSR(TRUE_PROCBASED_CTLS) = PAIR(PROC);
+    MSR(EXIT_CTLS) = MSR(TRUE_EXIT_CTLS) = PAIR(EXIT);
+    MSR(ENTRY_CTLS) = MSR(TRUE_ENTRY_CTLS) = PAIR(ENTRY);
+    MSR(PROCBASED_CTLS2) = PAIR(PROC2);
+    MSR(PROCBASED_CTLS3) = PROC3.may;
+    MSR(EXIT_CTLS2) = EXIT2.may;
+    MSR(VMFUNC) = VMFUNC.may;
+    MSR(MISC) = VMX_MISC_SAVE_EFER_LMA | VMX_MISC_ACTIVITY_HLT | VMX_MISC_ACTIVITY_SHUTDOWN |
+                VMX_MISC_ACTIVITY_WAIT_SIPI | VMX_MISC_PT_IN_VMX | 4ull << 16 | VMX_MISC_VMWRITE_ANY_FIELD |
+                VMX_MISC_INJECT_LENGTH_0;
+    MSR(CR0_FIXED0) = 0x80000021; /* PG, NE, PE */
+    MSR(CR0_FIXED1) = 0xffffffff;
+    MSR(CR4_FIXED0) = 0x2000; /* VMXE */
+    MSR(CR4_FIXED1) = 0x113ff7fffull; /* all but the reserved 15, 26, 27, 29 to 31 */
+    MSR(EPT_VPID_CAP) = VMX_EPT_CAP_EXECUTE_ONLY | VMX_EPT_CAP_WALK_4 | VMX_EPT_CAP_WALK_5 | VMX_EPT_CAP_UC |
+                        VMX_EPT_CAP_WB | VMX_EPT_CAP_2M | VMX_EPT_CAP_1G | VMX_EPT_CAP_INVEPT |
+                        VMX_EPT_CAP_ACCESSED_DIRTY | VMX_EPT_CAP_SUPERVISOR_SHADOW_STACK;
+#undef PAIR
+#undef MSR
+}

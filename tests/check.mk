@@ -1,0 +1,2 @@
+# `vmenter check` and `vmenter explain`.
+TEST_COMMANDS += tests/check/run
