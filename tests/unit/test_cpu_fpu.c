@@ -386,6 +386,51 @@ static void dump(const struct state *in, const struct state *native, const struc
     }
 }
 
+/* The transcendental instructions in integers: silicon's results are within an ulp of the correctly rounded ones (SDM
+ * volume 1, "Transcendental Instruction Accuracy"), which are ours. How many are to be equal, in percent; 0: another
+ * instruction. */
+static unsigned least_equal(ZydisMnemonic m)
+{
+#ifdef VMENTER_SOFT_FP
+    switch (m) {
+    case ZYDIS_MNEMONIC_FSIN:
+    case ZYDIS_MNEMONIC_FCOS: return 97;
+    case ZYDIS_MNEMONIC_FPATAN:
+    case ZYDIS_MNEMONIC_FSINCOS: return 96;
+    case ZYDIS_MNEMONIC_FYL2X: return 95;
+    case ZYDIS_MNEMONIC_FPTAN:
+    case ZYDIS_MNEMONIC_F2XM1: return 94;
+    case ZYDIS_MNEMONIC_FYL2XP1: return 92;
+    default: break;
+    }
+#endif
+    (void)m;
+    return 0;
+}
+/* Takes over silicon's registers where ours are an ulp away, and then C1, which tells how the last one was rounded.
+ * True: something was taken over. */
+static bool forgive_an_ulp(const struct state *native, struct state *ours)
+{
+    bool any = (load16(native->fx + 2) ^ load16(ours->fx + 2)) == X87_C1;
+    for (unsigned i = 0; i < 8; i++) {
+        const uint8_t *n = native->fx + 32 + 16 * i;
+        uint8_t *o = ours->fx + 32 + 16 * i;
+        /* Sign, exponent and fraction as one number, whose successor is the next value. */
+        unsigned __int128 a = (unsigned __int128)load16(n + 8) << 63 | (load64(n) & ~BIT(63)),
+                          b = (unsigned __int128)load16(o + 8) << 63 | (load64(o) & ~BIT(63));
+        bool next = a - b == 1 || b - a == 1;
+        if (next && ((load64(n) & load64(o)) >> 63 || !(load16(n + 8) & 0x7fff) || !(load16(o + 8) & 0x7fff))) {
+            memcpy(o, n, 10);
+            any = true;
+        }
+    }
+    if (any) {
+        uint16_t sw = load16(ours->fx + 2);
+        store16(ours->fx + 2, (uint16_t)((sw & ~X87_C1) | (load16(native->fx + 2) & X87_C1)));
+    }
+    return any;
+}
+
 static void compare_encoding(const uint8_t *bytes, unsigned len)
 {
     struct op op[DECODE_OPS_MAX];
@@ -427,16 +472,6 @@ static void compare_encoding(const uint8_t *bytes, unsigned len)
     case ZYDIS_MNEMONIC_FXRSTOR64:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXSAVE: return;
-#ifdef VMENTER_SOFT_FP
-    case ZYDIS_MNEMONIC_F2XM1: /* DEVIATION: see x87_soft.c */
-    case ZYDIS_MNEMONIC_FYL2X:
-    case ZYDIS_MNEMONIC_FYL2XP1:
-    case ZYDIS_MNEMONIC_FPATAN:
-    case ZYDIS_MNEMONIC_FSIN:
-    case ZYDIS_MNEMONIC_FCOS:
-    case ZYDIS_MNEMONIC_FSINCOS:
-    case ZYDIS_MNEMONIC_FPTAN: return;
-#endif
     default: break;
     }
     encodings++;
@@ -445,8 +480,8 @@ static void compare_encoding(const uint8_t *bytes, unsigned len)
     if (xsave && (in.mnemonic == ZYDIS_MNEMONIC_XGETBV || in.mnemonic == ZYDIS_MNEMONIC_XSETBV))
         return;
     static struct state in_state, native, ours;
-    unsigned bad = 0;
-    for (unsigned i = 0; i < cases; i++) {
+    unsigned bad = 0, near = 0, share = least_equal(in.mnemonic), n_cases = share ? MAX(cases, 5000u) : cases;
+    for (unsigned i = 0; i < n_cases; i++) {
         some_state(&in_state, x87);
         if (in.mnemonic == ZYDIS_MNEMONIC_LDMXCSR)
             store32(in_state.mem, (uint32_t)rnd() & 0xffff);
@@ -465,6 +500,7 @@ static void compare_encoding(const uint8_t *bytes, unsigned len)
         if (!fptrs)
             memcpy(ours.fx + 6, native.fx + 6, 18);
         store64(ours.fx + 28, load32(native.fx + 28) | (uint64_t)load32(ours.fx + 32) << 32);
+        near += share && forgive_an_ulp(&native, &ours);
         bool same = !memcmp(native.fx, ours.fx, 416) && native.rax == ours.rax && native.rcx == ours.rcx &&
                     !((native.rflags ^ ours.rflags) & FLAG_ARITH) && native.vector == ours.vector;
         unsigned from = 0;
@@ -486,9 +522,13 @@ static void compare_encoding(const uint8_t *bytes, unsigned len)
             dump(&in_state, &native, &ours, x87, xsave);
         }
     }
+    if (share) {
+        printf("%s: %.2f%% equal, the others within an ulp\n", name, 100.0 * (n_cases - near) / n_cases);
+        failures += n_cases - near < n_cases * (uint64_t)share / 100;
+    }
     if (bad)
         printf("%s %02x %02x %02x %02x %02x: %u of %u differ\n", name, bytes[0], bytes[1], bytes[2], bytes[3], bytes[4],
-               bad, cases);
+               bad, n_cases);
 }
 
 static bool host_fdp_excptn_only(void)
