@@ -4,6 +4,7 @@
  */
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "src/machine/boot/boot.h"
 
@@ -107,12 +108,6 @@ uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
     return pa != UINT64_MAX && boot_take(b, pa, len) ? pa : UINT64_MAX;
 }
 
-uint64_t boot_place_above(struct boot *b, uint64_t len, uint64_t from)
-{
-    uint64_t pa = boot_place(b, len, from, PC_HOLE);
-    return pa != UINT64_MAX ? pa : boot_place(b, len, PC_1M, PC_HOLE);
-}
-
 void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data)
 {
     for (unsigned i = 0; i < 6; i++)
@@ -138,12 +133,17 @@ void boot_start32(struct boot *b, uint32_t entry, uint32_t eax, uint32_t ebx)
     c->gpr[GPR_RSP] = 0x7c00; /* undefined by the specifications; a place that is RAM */
 }
 
-bool boot_load(struct boot *b)
+static bool is_gzip(const struct pc_file *f)
+{
+    const uint8_t *p = f->data;
+    return f->size >= 2 && p[0] == 0x1f && p[1] == 0x8b;
+}
+
+static bool load_image(struct boot *b)
 {
     const struct pc_file *f = &b->config->image;
     const uint8_t *p = f->data;
     uint64_t pvh;
-    boot_bios(b);
     if (!f->size)
         return boot_fail(b, "%s: the file is empty: " WANTED, f->name);
     bool is_linux = linux_boot_is(p, f->size);
@@ -164,7 +164,32 @@ bool boot_load(struct boot *b)
                          "one of them",
                          f->name);
     }
-    if (f->size >= 2 && p[0] == 0x1f && p[1] == 0x8b)
-        return boot_fail(b, "%s: is compressed: gunzip it first (gunzip -c %s > FILE)", f->name, f->name);
     return boot_fail(b, "%s: not a bootable image (or cut before its header): " WANTED, f->name);
+}
+
+/* What is in a gzip file: hypervisors are packaged so, and GRUB unpacks them. */
+static bool load_packed(struct boot *b)
+{
+    const struct pc_config *config = b->config;
+    struct pc_config *unpacked = malloc(sizeof *unpacked);
+    uint8_t *data = NULL;
+    if (!unpacked)
+        return boot_fail(b, "the host has no memory left");
+    *unpacked = *config;
+    const char *why = gunzip(config->image.data, config->image.size, b->low, &data, &unpacked->image.size);
+    unpacked->image.data = data;
+    b->config = unpacked;
+    bool ok =
+        why ? boot_fail(b, "%s: a gzip file that cannot be unpacked: %s", config->image.name, why) : load_image(b);
+    b->config = config;
+    free(data);
+    free(unpacked);
+    return ok;
+}
+
+bool boot_load(struct boot *b)
+{
+    const struct pc_file *f = &b->config->image;
+    boot_bios(b);
+    return is_gzip(f) ? load_packed(b) : load_image(b);
 }

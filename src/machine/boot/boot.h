@@ -45,8 +45,6 @@ bool boot_take(struct boot *b, uint64_t pa, uint64_t len);
 /* Takes the lowest free page-aligned place in RAM from `from` on, else from 1 MiB on, below `to`: UINT64_MAX when
  * there is none. */
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to);
-/* The same from `from` on; an image that stands at the top of RAM has its room below. */
-uint64_t boot_place_above(struct boot *b, uint64_t len, uint64_t from);
 /* A free place, not taken, aligned, in [from, to), the lowest or the highest place. */
 uint64_t boot_find(struct boot *b, uint64_t len, uint64_t align, uint64_t from, uint64_t to, bool highest);
 
@@ -108,6 +106,9 @@ uint64_t boot_top(const struct boot *b);
 /* "name args", with its zero. */
 uint64_t boot_string_size(const char *name, const char *args);
 void boot_put_string(uint8_t *to, const char *name, const char *args);
+
+/* Unpacks a gzip file (RFC 1952), of at most `max` bytes. NULL, and *data to be freed; or what is wrong. */
+const char *gunzip(const uint8_t *in, size_t size, size_t max, uint8_t **data, size_t *len);
 
 /* --- kinds of images ---------------------------------------------------------------------------------------------- */
 

@@ -216,7 +216,7 @@ bool elf_put_sections(struct boot *b, const struct elf_file *e, uint8_t *to, uin
         }
         size = at - base;
         if (!pass && size) {
-            base = boot_place_above(b, size, from);
+            base = boot_place(b, size, from, PC_HOLE);
             if (base == UINT64_MAX)
                 return boot_fail(b,
                                  "%s: %llu KiB of symbols and debug information do not fit into the RAM: strip it, "
@@ -305,7 +305,7 @@ bool boot_load_modules(struct boot *b, struct boot_module *m, unsigned n, uint64
 {
     for (unsigned i = 0; i < n; i++) {
         const struct pc_file *f = m[i].f;
-        m[i].base = boot_place_above(b, MAX(f->size, (size_t)1), from);
+        m[i].base = boot_place(b, MAX(f->size, (size_t)1), from, PC_HOLE);
         if (m[i].base == UINT64_MAX)
             return boot_fail(b, "%s: a module of %zu KiB does not fit into the RAM: use a larger --mem", f->name,
                              f->size >> 10);

@@ -262,7 +262,7 @@ static bool build_info(struct boot *b, const struct request *r, const struct elf
     put_info(b, &o, r, e, im, mods, n, &sections);
     uint64_t top = boot_top(b), pa = boot_place(b, o.used, 0x9000, PC_EBDA);
     if (pa == UINT64_MAX)
-        pa = boot_place_above(b, o.used, top);
+        pa = boot_place(b, o.used, top, PC_HOLE);
     o.p = pa == UINT64_MAX ? NULL : boot_ram(b, pa, o.used);
     if (!o.p)
         return boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",

@@ -34,7 +34,7 @@ static bool build_info(struct boot *b, uint32_t *info_pa)
         size += boot_string_size(mods[i].f->args ? mods[i].f->args : "", NULL);
     uint64_t top = boot_top(b), pa = boot_place(b, size, 0x9000, PC_EBDA);
     if (pa == UINT64_MAX)
-        pa = boot_place_above(b, size, top);
+        pa = boot_place(b, size, top, PC_HOLE);
     uint8_t *p = pa == UINT64_MAX ? NULL : boot_ram(b, pa, size);
     if (!p)
         return boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",
