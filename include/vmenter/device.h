@@ -65,7 +65,8 @@ struct device_control {
 /* How a host reaches a device's registers. `offset` is in the device's own space of registers, which its header states.
  */
 struct device_ops {
-    unsigned width; /* the widest access that the device decodes */
+    const char *name; /* one word, for people */
+    unsigned width;   /* the widest access that the device decodes */
     uint64_t (*read)(void *dev, uint64_t now, uint64_t offset, unsigned size);
     void (*write)(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value);
     void (*run)(void *dev, uint64_t now);  /* may be NULL */

@@ -139,6 +139,34 @@ struct vmenter_stats {
 };
 VMENTER_API void vmenter_get_stats(struct vmenter_stats *out);
 
+/* A line of text for a person or a program, without a newline. */
+typedef void (*vmenter_line_fn)(void *opaque, const char *line);
+
+/* What can be traced. */
+enum vmenter_trace {
+    VMENTER_TRACE_EXITS = 1 << 0,      /* VM exits, with their information decoded; refused entries with their rules */
+    VMENTER_TRACE_ENTRIES = 1 << 1,    /* VM entries, made and refused */
+    VMENTER_TRACE_INTERRUPTS = 1 << 2, /* that are delivered: external, NMI, INT n; INIT and SIPI */
+    VMENTER_TRACE_EXCEPTIONS = 1 << 3, /* that are delivered; shutdown */
+    VMENTER_TRACE_IO = 1 << 4,         /* port accesses by instructions */
+    VMENTER_TRACE_MSR = 1 << 5,        /* RDMSR and WRMSR */
+    VMENTER_TRACE_INSN = 1 << 6, /* every instruction, before it is executed; one at a time, so that interrupts may come
+                                    at other instructions than without */
+    VMENTER_TRACE_ALL = (1 << 7) - 1
+};
+/* The set of a comma list of exits, entries, interrupts, exceptions, io, msr, insn, all; 0: a word is none of them. */
+VMENTER_API unsigned vmenter_trace_parse(const char *list);
+/* From now on `line` is called for what happens on any processor of the machine, on the thread that runs it; docs/PC.md
+ * has the grammar. `kind` is the one bit of enum vmenter_trace that the line belongs to. what: a set of them, 0: no
+ * trace. No processor of the machine may run meanwhile. One trace for each machine. */
+typedef void (*vmenter_trace_fn)(void *opaque, enum vmenter_trace kind, const char *line);
+VMENTER_API void vmenter_trace(struct vmenter_machine *m, unsigned what, vmenter_trace_fn line, void *opaque);
+/* The state of all processors in words: registers, code, stack, the last events, the current VMCS or the last VMCB. No
+ * processor of the machine may run meanwhile. */
+VMENTER_API void vmenter_dump(struct vmenter_machine *m, vmenter_line_fn line, void *opaque);
+/* What has happened, in tables. No processor of the machine may run meanwhile. */
+VMENTER_API void vmenter_print_stats(struct vmenter_machine *m, vmenter_line_fn line, void *opaque);
+
 /* Ticks of the machine's TSC per second: what `__rdtsc` counts. */
 VMENTER_API uint64_t vmenter_tsc_hz(const struct vmenter_machine *m);
 

@@ -448,6 +448,7 @@ static struct block *build(struct cpu *c, uint64_t la, hpa_t page, const uint8_t
                         .index = GPR_ZERO,
                         .seg = SEG_NONE};
     cc->decoded += n;
+    cc->made++;
     struct block *b = block_new(c, &s, offset, key, ops, count, at);
     b->epoch = epoch;
     if (!s.plain)
@@ -467,6 +468,7 @@ static bool block_holds(struct cpu *c, struct block *b)
     uint32_t epoch = code_epoch(c);
     if (b->epoch == epoch)
         return true;
+    c->code->compared++;
     unsigned first = (unsigned)MIN((uint64_t)b->len, PAGE_SIZE - (b->pa & PAGE_OFFSET));
     const uint8_t *h = mem_host(c->mem, HPA(b->pa), first, false);
     if (!h || memcmp(h, b->bytes, first))

@@ -63,9 +63,9 @@ struct code_cache {
     size_t arena_used;
     struct code_page *spare; /* dropped pages, used again until the next flush */
     bool flush_pending;
-    uint64_t noting;                   /* page that this processor is noting */
-    struct block *uncached;            /* room for a block that is used once: code in device memory */
-    uint64_t decoded, flushes, killed; /* statistics */
+    uint64_t noting;                                   /* page that this processor is noting */
+    struct block *uncached;                            /* room for a block that is used once: code in device memory */
+    uint64_t decoded, made, flushes, killed, compared; /* statistics; decoded: instructions, the others: blocks */
 };
 
 bool code_create(struct cpu *c);

@@ -357,6 +357,29 @@ struct x87 { /* registers by physical number; ST(i) is st[(top + i) & 7] */
     uint16_t fcs, fds;
 };
 
+/* What a watcher may want to be told of. It reads and never changes the processor; c->rip may be that of the running
+ * block's start, note.rip is exact. */
+enum cpu_watch {
+    WATCH_EXIT = 1 << 0,      /* VM exit or #VMEXIT, with the guest still in the processor. a: reason or code; b: exit
+                                 qualification or EXITINFO1 */
+    WATCH_ENTRY = 1 << 1,     /* guest state is loaded, nothing injected. a: enum watch_entry; b: address of the VMCS or
+                                 VMCB, or the VM-instruction error; rip: the guest's, or that of the instruction */
+    WATCH_INTERRUPT = 1 << 2, /* an interrupt, NMI or INT n goes through the IDT, INIT, SIPI. a: vector, 15:8 enum
+                                 event_type, or WATCH_INIT, WATCH_SIPI */
+    WATCH_EXCEPTION = 1 << 3, /* goes through the IDT. a: as before, bit 16 if 63:32 is an error code; b: payload */
+    WATCH_IO = 1 << 4,        /* a: port, 23:16 size in bytes, bit 24 in; b: value */
+    WATCH_MSR = 1 << 5,       /* RDMSR, WRMSR. a: number, bit 32 written, bit 33 #GP; b: value */
+    WATCH_INSN = 1 << 6,      /* is about to be executed. a: host address of its bytes; b: their number */
+};
+enum watch_entry { WATCH_VMLAUNCH, WATCH_VMRESUME, WATCH_VMRUN, WATCH_ENTRY_KIND = 3, WATCH_ENTRY_FAILED = 4 };
+enum { WATCH_INIT = 1 << 17, WATCH_SIPI = 1 << 18, WATCH_SHUTDOWN = 1 << 19 };
+struct cpu_note {
+    uint64_t icount, rip, a, b;
+    uint8_t what; /* enum cpu_watch */
+    bool guest;   /* in guest mode */
+};
+#define CPU_NOTES 32
+
 struct cpu {
     /* --- hot: what blocks touch ------------------------------------------------------------------------------- */
     uint64_t gpr[GPR_SLOTS];
@@ -480,8 +503,14 @@ struct cpu {
     uint64_t last_entry_icount;
     struct {
         uint64_t entries, exits, interrupts, exceptions[32];
+        uint64_t reasons[256]; /* exits by the vendor's slot: the basic exit reason, svm_exit_slot() */
     } stats;
-    void (*trace)(struct cpu *c, const char *what, uint64_t a, uint64_t b); /* null when off */
+    /* Watching (watch.c). The last events are kept in any case. */
+    uint32_t watching; /* enum cpu_watch: what is told to watch() as it happens */
+    void (*watch)(struct cpu *c, const struct cpu_note *n);
+    void *watch_opaque;
+    unsigned noted; /* events so far; the last of them is note[(noted - 1) % CPU_NOTES] */
+    struct cpu_note note[CPU_NOTES];
 };
 
 /* --- life ------------------------------------------------------------------------------------------------------ */
@@ -546,6 +575,26 @@ bool cpu_raise_event(struct cpu *c, const struct cpu_event *ev);
 bool cpu_deliver(struct cpu *c, const struct cpu_event *ev);
 /* What the run loop calls when c->exc is valid: interception, double-fault rules, delivery. */
 void cpu_handle_exception(struct cpu *c);
+/* cpu_note(): an event, kept among the last ones and told to the watcher; for what is not frequent. cpu_tell(): told
+ * alone. RIP is exact, or c->cur is set. */
+void cpu_note_event(struct cpu *c, const struct cpu_event *ev); /* an interrupt or exception goes through the IDT */
+COLD void cpu_told(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b);
+INLINE void cpu_note(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b)
+{
+    c->note[c->noted++ % CPU_NOTES] = (struct cpu_note){
+        .icount = c->icount, .rip = c->rip, .a = a, .b = b, .what = (uint8_t)what, .guest = c->guest != NULL};
+    if (unlikely(c->watching & what))
+        cpu_told(c, what, a, b);
+}
+INLINE void cpu_tell(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b)
+{
+    if (unlikely(c->watching & what))
+        cpu_told(c, what, a, b);
+}
+/* Watches from now on. what: enum cpu_watch, 0: nothing. While the processor does not run. Instructions are then
+ * executed one by one: other events may come at other instructions than without. */
+void cpu_set_watch(struct cpu *c, uint32_t what, void (*fn)(struct cpu *c, const struct cpu_note *n), void *opaque);
+
 /* Between instructions, when attention or the deadline say so. True: state changed, look again. */
 bool cpu_service(struct cpu *c);
 

@@ -304,6 +304,7 @@ static bool combine(struct cpu *c, struct cpu_event *nested)
     if (first == DOUBLE_FAULT && (second == CONTRIBUTORY || second == PAGE_FAULT)) {
         if (c->guest && c->guest->triple_fault && c->guest->triple_fault(c))
             return false;
+        cpu_note(c, WATCH_EXCEPTION, WATCH_SHUTDOWN, 0);
         c->activity = ACTIVITY_SHUTDOWN;
         c->stop = STOP_SHUTDOWN;
         return false;
@@ -331,6 +332,7 @@ bool cpu_deliver(struct cpu *c, const struct cpu_event *event)
     for (;;) {
         c->exc.valid = false;
         c->vectoring = ev;
+        cpu_note_event(c, &ev);
         bool done = deliver_once(c, &ev);
         if (done || !c->exc.valid) {
             c->vectoring.valid = false;

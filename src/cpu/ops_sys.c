@@ -269,7 +269,9 @@ void op_rdmsr(struct cpu *c, const struct op *o)
     c->cur = o;
     if (!cpl0(c) || icpt_msr(c, o, msr, false))
         return;
-    if (!cpu_rdmsr(c, msr, &v))
+    bool ok = cpu_rdmsr(c, msr, &v);
+    cpu_tell(c, WATCH_MSR, msr | (ok ? 0 : BIT(33)), v);
+    if (!ok)
         return RAISE(c, EXC_GP);
     set_edx_eax(c, v);
     END_NEXT(c, o);
@@ -281,7 +283,9 @@ void op_wrmsr(struct cpu *c, const struct op *o)
     c->cur = o;
     if (!cpl0(c) || icpt_msr(c, o, msr, true))
         return;
-    if (!cpu_wrmsr(c, msr, edx_eax(c)))
+    bool ok = cpu_wrmsr(c, msr, edx_eax(c));
+    cpu_tell(c, WATCH_MSR, msr | BIT(32) | (ok ? 0 : BIT(33)), edx_eax(c));
+    if (!ok)
         return RAISE(c, EXC_GP);
     END_NEXT(c, o);
 }

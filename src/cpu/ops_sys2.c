@@ -468,12 +468,15 @@ static bool icpt_io(struct cpu *c, const struct op *o, uint16_t port, unsigned s
 /* I/O devices see the exact time. */
 static void io_read(struct cpu *c, uint16_t port, unsigned size, uint8_t *buf)
 {
-    store32(buf, mem_port_in(c->mem, port, size));
+    uint32_t v = mem_port_in(c->mem, port, size);
+    store32(buf, v);
+    cpu_tell(c, WATCH_IO, port | size << 16 | BIT(24), v);
     if (unlikely(c->dr[7] & 0xff))
         cpu_io_breakpoint(c, port, size);
 }
 static void io_write(struct cpu *c, uint16_t port, unsigned size, uint32_t v)
 {
+    cpu_tell(c, WATCH_IO, port | size << 16, v);
     mem_port_out(c->mem, port, size, v);
     if (unlikely(c->dr[7] & 0xff))
         cpu_io_breakpoint(c, port, size);

@@ -99,8 +99,10 @@ static void run_one(struct cpu *c, bool hold)
 {
     struct block *b = code_find(c, true);
     c->horizon = 0;
-    if (likely(b))
+    if (likely(b)) {
+        cpu_tell(c, WATCH_INSN, (uintptr_t)b->bytes, b->len);
         run_block(c, b);
+    }
     if (unlikely(c->exc.valid)) {
         if (hold)
             cpu_sync(c);

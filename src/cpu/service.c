@@ -85,6 +85,7 @@ static void debug_exception(struct cpu *c, uint64_t payload)
 static void start_up(struct cpu *c)
 {
     struct seg *cs = &c->seg[SEG_CS];
+    cpu_note(c, WATCH_INTERRUPT, WATCH_SIPI | c->sipi_vector, 0);
     cs->sel = (uint16_t)(c->sipi_vector << 8);
     cs->base = (uint32_t)c->sipi_vector << 12;
     c->rip = 0;
@@ -204,6 +205,7 @@ bool cpu_service(struct cpu *c)
             if (c->guest->init(c))
                 return true;
         } else {
+            cpu_note(c, WATCH_INTERRUPT, WATCH_INIT, 0);
             cpu_reset(c, true);
             return true;
         }

@@ -128,4 +128,4 @@ static uint64_t deadline(const void *dev)
 }
 
 const struct device_ops acpi_pm_ops = {
-    .width = 4, .read = acpi_pm_read, .write = acpi_pm_write, .run = run, .deadline = deadline};
+    .name = "acpi-pm", .width = 4, .read = acpi_pm_read, .write = acpi_pm_write, .run = run, .deadline = deadline};

@@ -151,4 +151,4 @@ static void fw_cfg_write(void *dev, uint64_t now, uint64_t offset, unsigned size
     }
 }
 
-const struct device_ops fw_cfg_ops = {.width = 4, .read = fw_cfg_read, .write = fw_cfg_write};
+const struct device_ops fw_cfg_ops = {.name = "fw_cfg", .width = 4, .read = fw_cfg_read, .write = fw_cfg_write};

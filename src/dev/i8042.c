@@ -122,4 +122,4 @@ void i8042_init(struct i8042 *k)
     device_line_set(&k->a20, true);
 }
 
-const struct device_ops i8042_ops = {.width = 1, .read = i8042_read, .write = i8042_write};
+const struct device_ops i8042_ops = {.name = "i8042", .width = 1, .read = i8042_read, .write = i8042_write};

@@ -150,4 +150,4 @@ void ioapic_init(struct ioapic *io, uint8_t id)
     }
 }
 
-const struct device_ops ioapic_ops = {.width = 4, .read = ioapic_read, .write = ioapic_write};
+const struct device_ops ioapic_ops = {.name = "ioapic", .width = 4, .read = ioapic_read, .write = ioapic_write};

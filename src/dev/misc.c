@@ -19,7 +19,7 @@ static void pci_none_write(void *dev, uint64_t now, uint64_t offset, unsigned si
     }
 }
 
-const struct device_ops pci_none_ops = {.width = 4, .read = pci_none_read, .write = pci_none_write};
+const struct device_ops pci_none_ops = {.name = "pci", .width = 4, .read = pci_none_read, .write = pci_none_write};
 
 static uint64_t debug_port_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
 {
@@ -34,7 +34,8 @@ static void debug_port_write(void *dev, uint64_t now, uint64_t offset, unsigned 
     }
 }
 
-const struct device_ops debug_port_ops = {.width = 1, .read = debug_port_read, .write = debug_port_write};
+const struct device_ops debug_port_ops = {
+    .name = "debug-port", .width = 1, .read = debug_port_read, .write = debug_port_write};
 
 static uint64_t debug_exit_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
 {
@@ -49,7 +50,8 @@ static void debug_exit_write(void *dev, uint64_t now, uint64_t offset, unsigned 
     }
 }
 
-const struct device_ops debug_exit_ops = {.width = 4, .read = debug_exit_read, .write = debug_exit_write};
+const struct device_ops debug_exit_ops = {
+    .name = "debug-exit", .width = 4, .read = debug_exit_read, .write = debug_exit_write};
 
 static uint64_t latch_port_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
 {
@@ -61,7 +63,8 @@ static void latch_port_write(void *dev, uint64_t now, uint64_t offset, unsigned 
     ((struct latch_port *)dev)->s.value = value;
 }
 
-const struct device_ops latch_port_ops = {.width = 1, .read = latch_port_read, .write = latch_port_write};
+const struct device_ops latch_port_ops = {
+    .name = "post", .width = 1, .read = latch_port_read, .write = latch_port_write};
 
 static uint64_t apm_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
 {
@@ -82,4 +85,4 @@ static void apm_write(void *dev, uint64_t now, uint64_t offset, unsigned size, u
     }
 }
 
-const struct device_ops apm_ops = {.width = 1, .read = apm_read, .write = apm_write};
+const struct device_ops apm_ops = {.name = "apm", .width = 1, .read = apm_read, .write = apm_write};

@@ -192,4 +192,4 @@ static void pci_write(void *dev, uint64_t now, uint64_t offset, unsigned size, u
     }
 }
 
-const struct device_ops pci_ops = {.width = 4, .read = pci_read, .write = pci_write};
+const struct device_ops pci_ops = {.name = "pci", .width = 4, .read = pci_read, .write = pci_write};

@@ -261,4 +261,4 @@ void pic_init(struct pic *p)
     device_line_set(&p->intr, false);
 }
 
-const struct device_ops pic_ops = {.width = 1, .read = pic_read, .write = pic_write};
+const struct device_ops pic_ops = {.name = "pic", .width = 1, .read = pic_read, .write = pic_write};

@@ -410,4 +410,5 @@ static uint64_t deadline(const void *dev)
     return pit_deadline(dev);
 }
 
-const struct device_ops pit_ops = {.width = 1, .read = pit_read, .write = pit_write, .run = run, .deadline = deadline};
+const struct device_ops pit_ops = {
+    .name = "pit", .width = 1, .read = pit_read, .write = pit_write, .run = run, .deadline = deadline};

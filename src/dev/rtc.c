@@ -342,4 +342,5 @@ static uint64_t deadline(const void *dev)
     return rtc_deadline(dev);
 }
 
-const struct device_ops rtc_ops = {.width = 1, .read = rtc_read, .write = rtc_write, .run = run, .deadline = deadline};
+const struct device_ops rtc_ops = {
+    .name = "rtc", .width = 1, .read = rtc_read, .write = rtc_write, .run = run, .deadline = deadline};

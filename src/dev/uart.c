@@ -308,4 +308,4 @@ static uint64_t deadline(const void *dev)
 }
 
 const struct device_ops uart_ops = {
-    .width = 1, .read = uart_read, .write = uart_write, .run = run, .deadline = deadline};
+    .name = "uart", .width = 1, .read = uart_read, .write = uart_write, .run = run, .deadline = deadline};

@@ -122,4 +122,4 @@ static void vga_write(void *dev, uint64_t now, uint64_t offset, unsigned size, u
     }
 }
 
-const struct device_ops vga_ops = {.width = 1, .read = vga_read, .write = vga_write};
+const struct device_ops vga_ops = {.name = "vga", .width = 1, .read = vga_read, .write = vga_write};

@@ -214,11 +214,19 @@ static const struct device_range *find_port(const struct pc *pc, uint16_t port, 
     return size <= r->ops->width && port + size <= r->base + r->len ? r : NULL;
 }
 
+const char *board_port_device(const struct pc *pc, uint16_t port, unsigned size)
+{
+    const struct device_range *r = find_port(pc, port, size);
+    return r ? r->ops->name : NULL;
+}
+
 static uint32_t port_read(struct pc *pc, uint64_t now, uint16_t port, unsigned size)
 {
     const struct device_range *r = find_port(pc, port, size);
-    if (r)
+    if (r) {
+        pc->range_uses[r - pc->range][0]++;
         return (uint32_t)(r->ops->read(r->dev, now, port - r->base + r->offset, size) & device_ones(size));
+    }
     if (size == 1)
         return 0xff;
     unsigned half = size / 2;
@@ -230,6 +238,7 @@ static void port_write(struct pc *pc, uint64_t now, uint16_t port, unsigned size
 {
     const struct device_range *r = find_port(pc, port, size);
     if (r) {
+        pc->range_uses[r - pc->range][1]++;
         r->ops->write(r->dev, now, port - r->base + r->offset, size, value & device_ones(size));
     } else if (size > 1) {
         unsigned half = size / 2;
@@ -256,6 +265,7 @@ static void port_out(void *opaque, uint16_t port, unsigned size, uint32_t value)
 static uint64_t window_read(void *opaque, hpa_t pa, unsigned size)
 {
     struct board_window *w = opaque;
+    w->pc->window_uses[w - w->pc->window][0]++;
     uint64_t v = device_read(w->ops, w->dev, pc_now(w->pc), pa.v - w->base, size);
     after_access(w->pc);
     return v;
@@ -264,6 +274,7 @@ static uint64_t window_read(void *opaque, hpa_t pa, unsigned size)
 static void window_write(void *opaque, hpa_t pa, unsigned size, uint64_t value)
 {
     struct board_window *w = opaque;
+    w->pc->window_uses[w - w->pc->window][1]++;
     device_write(w->ops, w->dev, pc_now(w->pc), pa.v - w->base, size, value);
     after_access(w->pc);
 }

@@ -52,6 +52,7 @@ struct pc {
     uint64_t tsc;                /* the machine's clock, ticks; virtual clock only */
     uint64_t wake;               /* the earliest deadline that an idle processor named, ticks */
     uint64_t slice_end;          /* ns: devices are looked at then */
+    uint64_t host_ns;            /* of the host's processor, used by pc_run() */
     uint64_t next_poll, working; /* ns; the latter: when a processor last did something */
 
     struct pic pic;
@@ -84,8 +85,9 @@ struct pc {
     struct memory_range map[MEMORY_MAP_MAX];
     unsigned map_ranges;
 
-    struct device_range range[BOARD_RANGES]; /* of ports */
-    unsigned ranges, fixed_ranges;           /* those after the latter are BARs */
+    struct device_range range[BOARD_RANGES];                             /* of ports */
+    unsigned ranges, fixed_ranges;                                       /* those after the latter are BARs */
+    uint64_t range_uses[BOARD_RANGES][2], window_uses[BOARD_WINDOWS][2]; /* reads, writes */
     struct device_range *pm_range;
     /* Levels of the ISA interrupts: by their devices, by the PCI bus, by the HPET, which may replace 0 and 8. */
     uint16_t isa_levels, pirq_levels, hpet_levels, hpet_takes;

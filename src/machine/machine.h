@@ -53,6 +53,8 @@ struct vmenter_machine {
     vmenter_event_handler on_event;
     void *on_event_opaque;
     struct pc *pc; /* the software PC that it belongs to, or NULL */
+    vmenter_trace_fn trace;
+    void *trace_opaque;
 };
 
 /* x87, SSE, AVX and AVX-512 in either of XSAVE's formats. */
@@ -97,6 +99,14 @@ void machine_apic_attach(struct vmenter_machine *m, struct machine_cpu *mc);
 /* Lets time pass (virtual clock) until the processor's TSC is until_tsc, or sleeps (real clock, or nothing to wait for)
  * until then or until there is something to attend to, but not for long: look again. Returns true. */
 bool machine_idle(struct cpu *c, uint64_t until_tsc);
+
+/* trace.c: a processor's event in words: "exit CPUID at=0010:ffffffff81000000 ...". */
+struct text;
+void machine_describe(struct text *t, const struct cpu *c, const struct cpu_note *n);
+/* dump.c */
+void machine_dump_cpu(struct cpu *c, vmenter_line_fn line, void *opaque);
+/* board.c: the name of the device at a port of the software PC, or NULL. */
+const char *board_port_device(const struct pc *pc, uint16_t port, unsigned size);
 
 /* identity.c */
 bool identity_create(struct vmenter_machine *m);

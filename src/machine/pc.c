@@ -12,6 +12,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "src/machine/board.h"
 #include "src/machine/boot/boot.h"
@@ -208,8 +209,16 @@ static bool all_deaf(const struct pc *pc)
     return true;
 }
 
+static uint64_t host_cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (uint64_t)t.tv_sec * DEVICE_NS_PER_S + (uint64_t)t.tv_nsec;
+}
+
 enum pc_outcome pc_run(struct pc *pc)
 {
+    uint64_t from = host_cpu_ns();
     bool real = pc->machine->clock == VMENTER_CLOCK_REAL;
     if (!real)
         pc->tsc = ticks(pc->machine->cpu[0].cpu);
@@ -235,101 +244,88 @@ enum pc_outcome pc_run(struct pc *pc)
                 pc->platform.wait(pc->platform.opaque, MIN(wake - now, WAIT_MAX_NS));
         }
     }
+    pc->host_ns += host_cpu_ns() - from;
     return pc->outcome;
 }
 
 /* --- words ---------------------------------------------------------------------------------------------------------
  */
 
-typedef void line_fn(void *opaque, const char *text);
-
-static void dump_code(struct pc *pc, struct cpu *c, line_fn *line, void *opaque)
+void pc_dump(struct pc *pc, void (*line)(void *opaque, const char *text), void *opaque)
 {
-    struct mmu_regs regs;
-    struct mmu_result r;
-    struct mmu_fault f;
-    uint8_t code[16 * 4];
-    unsigned len = 0;
-    uint64_t la = c->mode == MODE_64 ? c->rip : (uint32_t)(c->rip + c->seg[SEG_CS].base);
-    cpu_mmu_regs(c, &regs);
-    while (len < sizeof code && mmu_translate(c->mem, &regs, c->second.kind == MMU_SECOND_NONE ? NULL : &c->second,
-                                              LA(la + len), MMU_EXEC, &r, &f) == MMU_OK) {
-        mem_read(c->mem, r.hpa, &code[len++], 1);
+    static const char *const why[] = {
+        [PC_RUNNING] = "running",  [PC_POWER_OFF] = "power-off",
+        [PC_RESET] = "reset",      [PC_EXIT] = "debug exit",
+        [PC_CRASH] = "shutdown",   [PC_HALTED] = "halted with interrupts disabled: nothing can wake it",
+        [PC_TIMEOUT] = "time-out", [PC_QUIT] = "quit"};
+    const struct cpu *c = pc->machine->cpu[pc->current].cpu;
+    char words[80] = "", t[200];
+    if (pc->outcome == PC_CRASH && c->noted) {
+        const struct cpu_note *n = &c->note[(c->noted - 1) % CPU_NOTES];
+        if (n->what == WATCH_EXCEPTION && (n->a & WATCH_SHUTDOWN) && n->b)
+            snprintf(words, sizeof words, ": VMX abort, indicator %llu", (unsigned long long)n->b);
+        else if (n->what == WATCH_EXCEPTION && (n->a & WATCH_SHUTDOWN))
+            snprintf(words, sizeof words, ": triple fault");
     }
-    if (!len) {
-        line(opaque, "  (the code at RIP is not mapped)");
-        return;
-    }
-    char text[1024];
-    vmenter_disassemble(code, len, c->rip,
-                        c->mode == MODE_64   ? 64
-                        : c->mode == MODE_32 ? 32
-                                             : 16,
-                        4, text, sizeof text);
-    for (char *at = text, *end; (end = strchr(at, '\n')); at = end + 1) {
-        char out[1100];
-        *end = 0;
-        snprintf(out, sizeof out, "  %s", at);
-        line(opaque, out);
-    }
-}
-
-static void dump_cpu(struct pc *pc, struct cpu *c, line_fn *line, void *opaque)
-{
-    static const char *const gpr[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
-                                        "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
-    static const char *const seg[SEG_COUNT] = {"es", "cs", "ss", "ds", "fs", "gs", "ldtr", "tr"};
-    static const char *const activity[] = {"active", "halted", "shutdown", "waits for SIPI", "MWAIT"};
-    char t[200];
-#define LINE(...) (snprintf(t, sizeof t, __VA_ARGS__), line(opaque, t))
-#define X(v)      ((unsigned long long)(v))
-    LINE("processor %u: %s%s, %llu instructions retired", c->index,
-         c->activity < ARRAY_LEN(activity) ? activity[c->activity] : "?", c->guest ? ", in guest mode" : "",
-         X(c->icount));
-    LINE("  rip %016llx  rflags %08llx  cpl %u", X(c->rip), X(cpu_rflags(c)), c->cpl);
-    for (unsigned i = 0; i < 16; i += 4)
-        LINE("  %-3s %016llx  %-3s %016llx  %-3s %016llx  %-3s %016llx", gpr[i], X(c->gpr[i]), gpr[i + 1],
-             X(c->gpr[i + 1]), gpr[i + 2], X(c->gpr[i + 2]), gpr[i + 3], X(c->gpr[i + 3]));
-    for (unsigned i = 0; i < SEG_COUNT; i += 2)
-        LINE("  %-4s %04x base %016llx limit %08x ar %05x  %-4s %04x base %016llx limit %08x ar %05x", seg[i],
-             c->seg[i].sel, X(c->seg[i].base), c->seg[i].limit, c->seg[i].ar, seg[i + 1], c->seg[i + 1].sel,
-             X(c->seg[i + 1].base), c->seg[i + 1].limit, c->seg[i + 1].ar);
-    LINE("  gdtr base %016llx limit %04x  idtr base %016llx limit %04x", X(c->gdtr.base), c->gdtr.limit,
-         X(c->idtr.base), c->idtr.limit);
-    LINE("  cr0 %08llx cr2 %016llx cr3 %016llx cr4 %08llx efer %llx", X(c->cr0), X(c->cr2), X(c->cr3), X(c->cr4),
-         X(c->efer));
-    dump_code(pc, c, line, opaque);
-}
-
-void pc_dump(struct pc *pc, line_fn *line, void *opaque)
-{
-    static const char *const why[] = {[PC_RUNNING] = "running",
-                                      [PC_POWER_OFF] = "power-off",
-                                      [PC_RESET] = "reset",
-                                      [PC_EXIT] = "debug exit",
-                                      [PC_CRASH] = "shutdown (triple fault or VMX abort)",
-                                      [PC_HALTED] = "halted with interrupts disabled: nothing can wake it",
-                                      [PC_TIMEOUT] = "time-out",
-                                      [PC_QUIT] = "quit"};
-    char t[200];
-    snprintf(t, sizeof t, "%s: processor %u", why[pc->outcome], pc->current);
+    snprintf(t, sizeof t, "%s%s: processor %u", why[pc->outcome], words, pc->current);
     line(opaque, t);
-    /* NYI: the last events, the current VMCS or VMCB. */
-    for (unsigned i = 0; i < pc->machine->cpus; i++)
-        dump_cpu(pc, pc->machine->cpu[i].cpu, line, opaque);
+    vmenter_dump(pc->machine, line, opaque);
 }
 
-void pc_print_stats(struct pc *pc, line_fn *line, void *opaque)
+/* One line for each device that was used, whatever number of ranges it has. */
+static void print_devices(const struct pc *pc, void (*line)(void *opaque, const char *text), void *opaque)
+{
+    struct {
+        const char *name;
+        uint64_t reads, writes;
+    } sum[BOARD_RANGES + BOARD_WINDOWS];
+    unsigned count = 0;
+    char t[200];
+    for (unsigned i = 0; i < BOARD_RANGES + BOARD_WINDOWS; i++) {
+        bool port = i < BOARD_RANGES;
+        const uint64_t *uses = port ? pc->range_uses[i] : pc->window_uses[i - BOARD_RANGES];
+        const struct device_ops *ops = port ? pc->range[i].ops : pc->window[i - BOARD_RANGES].ops;
+        const char *name = ops && ops->name ? ops->name : "?";
+        unsigned n = 0;
+        if (!uses[0] && !uses[1])
+            continue;
+        while (n < count && strcmp(sum[n].name, name) != 0)
+            n++;
+        if (n == count) {
+            count++;
+            sum[n].name = name;
+            sum[n].reads = sum[n].writes = 0;
+        }
+        sum[n].reads += uses[0];
+        sum[n].writes += uses[1];
+    }
+    if (!count)
+        return;
+    snprintf(t, sizeof t, "%-24s %14s %14s", "device", "reads", "writes");
+    line(opaque, t);
+    for (unsigned n = 0; n < count; n++) {
+        snprintf(t, sizeof t, "  %-22s %14llu %14llu", sum[n].name, (unsigned long long)sum[n].reads,
+                 (unsigned long long)sum[n].writes);
+        line(opaque, t);
+    }
+}
+
+void pc_print_stats(struct pc *pc, void (*line)(void *opaque, const char *text), void *opaque)
 {
     char t[200];
-    for (unsigned i = 0; i < pc->machine->cpus; i++) {
-        const struct cpu *c = pc->machine->cpu[i].cpu;
-        LINE("processor %u: %llu instructions, %llu interrupts, %llu VM entries, %llu VM exits", i, X(c->icount),
-             X(c->stats.interrupts), X(c->stats.entries), X(c->stats.exits));
-    }
+    uint64_t instructions = 0;
+    vmenter_print_stats(pc->machine, line, opaque);
+    print_devices(pc, line, opaque);
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        instructions += pc->machine->cpu[i].cpu->icount;
     pc->current = 0;
-    LINE("time: %llu.%06llu s on the machine's clock", X(pc_now(pc) / DEVICE_NS_PER_S),
-         X(pc_now(pc) % DEVICE_NS_PER_S / 1000));
-#undef LINE
-#undef X
+    double host = (double)pc->host_ns * 1e-9;
+    snprintf(t, sizeof t, "time: %.6f s on the machine's clock, %.3f s of the host's processor, %.1f MIPS",
+             (double)pc_now(pc) * 1e-9, host, host > 0 ? (double)instructions * 1e-6 / host : 0.0);
+    line(opaque, t);
+}
+
+void pc_trace(struct pc *pc, unsigned what, vmenter_trace_fn line, void *opaque)
+{
+    vmenter_trace(pc->machine, what, line, opaque);
 }

@@ -79,7 +79,9 @@ struct pc *pc_create(const struct pc_config *config, char error[PC_ERROR_MAX]);
 enum pc_outcome pc_run(struct pc *pc);
 /* What was written to port 0xf4, times 2, plus 1. */
 uint32_t pc_exit_code(const struct pc *pc);
-/* Registers of every processor, with the code at RIP. Written through `line`, a line each. */
+/* vmenter_trace() of its processors; before pc_run(). */
+void pc_trace(struct pc *pc, unsigned what, vmenter_trace_fn line, void *opaque);
+/* Why it stopped, and vmenter_dump(). Written through `line`, a line each; so are the statistics. */
 void pc_dump(struct pc *pc, void (*line)(void *opaque, const char *text), void *opaque);
 void pc_print_stats(struct pc *pc, void (*line)(void *opaque, const char *text), void *opaque);
 void pc_destroy(struct pc *pc);

@@ -165,17 +165,20 @@ void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, co
 void tlb_flush_all(struct tlb *t)
 {
     t->tables = (struct mmu_table_cache){0};
+    t->flushes++;
     for (unsigned n = 0; n < TLB_BANKS; n++)
         bank_empty(t, &t->bank[n], false);
 }
 
 void tlb_flush_bank(struct tlb *t, struct tlb_bank *b, bool keep_global)
 {
+    t->flushes++;
     bank_empty(t, b, keep_global);
 }
 
 void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool all_pcids_global)
 {
+    t->page_flushes++;
     for (unsigned n = 0; n < TLB_BANKS; n++) {
         struct tlb_bank *b = &t->bank[n];
         if (!b->used || b->ctx.vpid != ctx->vpid || b->ctx.root != ctx->root)
@@ -208,6 +211,7 @@ void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool 
 void tlb_flush_matching(struct tlb *t, int vpid, int pcid, uint64_t root, bool any_root, bool keep_global)
 {
     t->tables = (struct mmu_table_cache){0};
+    t->flushes++;
     for (unsigned n = 0; n < TLB_BANKS; n++) {
         struct tlb_bank *b = &t->bank[n];
         if (b->used && (vpid < 0 || b->ctx.vpid == vpid) && (pcid < 0 || b->ctx.pcid == pcid) &&

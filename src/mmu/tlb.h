@@ -65,7 +65,7 @@ struct tlb {
     struct mmu_table_cache tables;
     struct tlb_entry *nothing; /* a view in which every look-up misses: alignment checks, data breakpoints */
     uint64_t clock, gen;
-    uint64_t fills;
+    uint64_t fills, flushes, page_flushes; /* statistics; a flush may be of a part */
 };
 
 INLINE unsigned tlb_slot(uint64_t la)

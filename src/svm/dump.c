@@ -8,7 +8,7 @@
  */
 #include "src/arch/names.h"
 #include "src/base/text.h"
-#include "src/svm/svm.h"
+#include "src/svm/svm_cpu.h"
 
 static const char *const gpr_name[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
                                          "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
@@ -29,7 +29,7 @@ static void add_exit_name(struct text *t, uint64_t code)
     const char *name = svm_exit_name(code, &index);
     if (!name) {
         text_add(t, "reserved");
-    } else if (code < 0x40) {
+    } else if (code < 0x40 || !strcmp(name, "CR0_WRITE_TRAP")) {
         text_add(t, "%.2s%u%s", name, index, name + 3);
     } else if (code >= 0x40 && code < 0x60) {
         const char *e = exception_name(index);
@@ -199,6 +199,16 @@ static void add_bytes(struct text *t, const char *name, const uint8_t *b, unsign
     for (unsigned i = 0; i < len; i++)
         text_add(t, " %02x", b[i]);
     text_add(t, "\n");
+}
+
+bool svm_last_vmcb(const struct cpu *c, struct vmcb *v, uint64_t *pa)
+{
+    const struct svm_cpu *s = c->svm;
+    if (!s || s->last_pa == SVM_NO_PA)
+        return false;
+    *pa = s->last_pa;
+    mem_read(c->mem, HPA(s->last_pa), v, sizeof *v);
+    return true;
 }
 
 size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size)

@@ -374,7 +374,7 @@ static void on_reset(struct cpu *c)
 {
     struct svm_cpu *s = c->svm;
     s->vmcb = NULL;
-    s->cached_pa = SVM_NO_PA;
+    s->cached_pa = s->last_pa = SVM_NO_PA;
     s->tlb_mode.asid = 0;
     c->gif = true;
     if (!c->msr.tsc_ratio)
@@ -448,7 +448,7 @@ bool svm_attach(struct cpu *c)
     s->tsc_rate = model_has(m, FEATURE_tsc_scale);
     s->gmet = model_has(m, FEATURE_gmet);
     s->wide = model_has(m, FEATURE_la57);
-    s->cached_pa = SVM_NO_PA;
+    s->cached_pa = s->last_pa = SVM_NO_PA;
     c->svm = s;
     c->virt = &svm_virt_ops;
     on_reset(c);

@@ -22,6 +22,11 @@ static const struct exit_row *find(uint64_t code)
     return NULL;
 }
 
+uint64_t svm_slot_exit(uint8_t slot)
+{
+    return slot < 0xc0 ? slot : slot < 0xe0 ? 0x400u + (slot - 0xc0u) : ~UINT64_C(0xff) | slot;
+}
+
 const char *svm_exit_name(uint64_t code, unsigned *index)
 {
     const struct exit_row *r = find(code);

@@ -34,6 +34,16 @@ bool svm_vmmcall(struct cpu *c);
  * sentence. Empty when it was not refused. Length as snprintf does. */
 size_t svm_explain(struct cpu *c, char *buf, size_t size);
 
+/* The VMCB of the running guest or of the last VMRUN, as it stands in memory, and its address. False: none yet. */
+bool svm_last_vmcb(const struct cpu *c, struct vmcb *v, uint64_t *pa);
+
+/* A number from 0 to 255 for each exit code (cpu.stats.reasons), and back: the lowest code of that slot. */
+INLINE uint8_t svm_exit_slot(uint64_t code)
+{
+    return (uint8_t)(code < 0x400 ? MIN(code, UINT64_C(0xbf)) : code < 0x420 ? 0xc0 + (code - 0x400) : code);
+}
+uint64_t svm_slot_exit(uint8_t slot);
+
 /* Names of exit codes; families give the first one's name and *index. NULL: reserved. */
 const char *svm_exit_name(uint64_t code, unsigned *index);
 const char *svm_exit_what(uint64_t code);

@@ -31,6 +31,7 @@ struct svm_guest {
 
 struct svm_cpu {
     struct vmcb *vmcb;  /* host pointer to the VMCB of the running guest; null outside guest mode */
+    uint64_t last_pa;   /* of the last VMRUN; SVM_NO_PA: none yet */
     uint64_t cached_pa; /* VMCB whose controls and state are held below; SVM_NO_PA: none */
     struct svm_host host;
     struct svm_guest guest;

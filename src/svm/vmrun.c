@@ -326,8 +326,8 @@ static void refuse(struct cpu *c, struct svm_cpu *s, struct vmcb *v, uint64_t ba
     v->control.exitintinfo = 0;
     v->control.eventinj = 0;
     s->cached_pa = SVM_NO_PA;
-    if (c->trace)
-        c->trace(c, "#VMEXIT", (uint64_t)SVM_EXIT_INVALID, 0);
+    c->stats.reasons[svm_exit_slot((uint64_t)SVM_EXIT_INVALID)]++;
+    cpu_note(c, WATCH_EXIT, (uint64_t)SVM_EXIT_INVALID, 0);
     exit_to_host(c, s);
 }
 
@@ -338,6 +338,7 @@ void svm_enter(struct cpu *c, uint64_t pa, struct vmcb *v)
     uint32_t dirty = same && s->clean_bits ? ~v->control.clean : ~0u;
 
     save_host(c, s);
+    s->last_pa = pa;
     s->broken = 0;
     s->caps.host_cr0 = s->host.cr0;
     s->caps.host_efer = s->host.efer;
@@ -377,8 +378,7 @@ void svm_enter(struct cpu *c, uint64_t pa, struct vmcb *v)
     cpu_attend(c, ATT_INTR | (c->nmi_pending ? ATT_NMI : 0) | (c->smi_pending ? ATT_SMI : 0) |
                       (c->init_pending ? ATT_INIT : 0));
     svm_attend_virtual(c);
-    if (c->trace)
-        c->trace(c, "VMRUN", pa, c->rip);
+    cpu_note(c, WATCH_ENTRY, WATCH_VMRUN, pa);
     if (v->control.eventinj & VMCB_EVENT_VALID)
         inject(c, s);
 }
@@ -519,8 +519,6 @@ static void exit_to_host(struct cpu *c, struct svm_cpu *s)
 static void leave(struct cpu *c, struct svm_cpu *s, uint64_t code, uint64_t info1, uint64_t info2, uint64_t nrip)
 {
     struct vmcb_control *k = &s->vmcb->control;
-    if (c->trace)
-        c->trace(c, "#VMEXIT", code, c->rip);
     save_guest(c, s);
     s->vmcb->control.vintr = (k->vintr & ~VINTR_SAVED) | (s->vintr & VINTR_SAVED);
     k->interrupt_shadow = svm_in_shadow(c) ? VMCB_INTERRUPT_SHADOW : 0;
@@ -531,6 +529,8 @@ static void leave(struct cpu *c, struct svm_cpu *s, uint64_t code, uint64_t info
     k->eventinj = 0;
     if (s->nrips)
         k->nrip = nrip;
+    c->stats.reasons[svm_exit_slot(code)]++;
+    cpu_note(c, WATCH_EXIT, code, info1);
     exit_to_host(c, s);
 }
 

@@ -276,6 +276,18 @@ size_t vmx_dump_fields(vmx_field_fn *get, void *opaque, char *buf, size_t size)
     return t.len;
 }
 
+bool vmx_current_field(const struct cpu *c, uint32_t encoding, uint64_t *value)
+{
+    const struct vmx_cpu *x = c->vmx;
+    return x && x->cur && vmcs_read(&x->caps, x->cur, encoding, value);
+}
+
+uint64_t vmx_current_pointer(const struct cpu *c)
+{
+    const struct vmx_cpu *x = c->vmx;
+    return x && x->cur ? x->cur->pa : VMX_NO_VMCS;
+}
+
 static bool current_field(void *opaque, uint32_t encoding, uint64_t *value)
 {
     const struct vmx_cpu *x = opaque;

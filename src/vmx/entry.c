@@ -322,6 +322,7 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     c->last_entry_icount = c->icount;
     start_timer(c, v);
     vmx_apic_enter(c);
+    cpu_note(c, WATCH_ENTRY, launch ? WATCH_VMLAUNCH : WATCH_VMRESUME, v->pa);
     uint32_t info = (uint32_t)v->f[F_ENTRY_INTERRUPTION_INFO];
     if (info & VMX_INTR_VALID)
         inject(c, v, info);

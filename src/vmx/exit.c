@@ -114,6 +114,7 @@ static void save_guest(struct cpu *c, struct vmcs *v)
 static void vmx_abort(struct cpu *c, struct vmcs *v, uint32_t indicator)
 {
     mem_write(c->mem, HPA(v->pa + 4), &indicator, sizeof indicator);
+    cpu_note(c, WATCH_EXCEPTION, WATCH_SHUTDOWN, indicator);
     c->activity = ACTIVITY_SHUTDOWN;
     c->stop = STOP_SHUTDOWN;
 }
@@ -234,9 +235,9 @@ void vmx_exit(struct cpu *c, uint32_t reason, uint64_t qualification)
     struct vmx_cpu *x = vmx_of(c);
     struct vmcs *v = x->cur;
     c->stats.exits++;
-    if (unlikely(c->trace != NULL))
-        c->trace(c, "vmx exit", reason, qualification);
+    c->stats.reasons[(uint8_t)reason]++;
     record(c, v, reason, qualification);
+    cpu_note(c, WATCH_EXIT, reason, qualification);
     save_guest(c, v);
     v->rights = vmx_translation_rights(c);
     if (x->pin & VMX_PIN_VIRTUAL_NMIS)
@@ -263,9 +264,9 @@ void vmx_exit_entry_failure(struct cpu *c, uint32_t reason, uint64_t qualificati
 {
     struct vmcs *v = vmx_of(c)->cur;
     c->stats.exits++;
-    if (unlikely(c->trace != NULL))
-        c->trace(c, "vmx entry failure", reason, qualification);
+    c->stats.reasons[(uint8_t)reason]++;
     v->f[F_EXIT_REASON] = reason | VMX_REASON_ENTRY_FAILURE;
     v->f[F_EXIT_QUALIFICATION] = qualification;
+    cpu_note(c, WATCH_EXIT, v->f[F_EXIT_REASON], qualification);
     leave(c, v);
 }

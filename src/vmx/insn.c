@@ -198,11 +198,10 @@ enum vmx_result vmx_vmwrite(struct cpu *c, uint64_t field, uint64_t value)
 }
 
 /* "Basic VM-Entry Checks". */
-enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss)
+static enum vmx_result try_enter(struct cpu *c, bool launch, bool movss)
 {
-    if (!vmx_insn_allowed(c))
-        return VMX_FAULT;
     struct vmx_cpu *x = vmx_of(c);
+    x->broken.count = 0;
     if (!x->cur || (x->cur->revision & VMX_REGION_SHADOW))
         return VMX_FAIL_INVALID;
     if (movss)
@@ -214,6 +213,17 @@ enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss)
     if (!launch && x->cur->epoch != x->epoch)
         return vmx_fail(c, VMX_ERR_VMRESUME_AFTER_VMXOFF);
     return vmx_enter(c, launch);
+}
+
+enum vmx_result vmx_enter_insn(struct cpu *c, bool launch, bool movss)
+{
+    if (!vmx_insn_allowed(c))
+        return VMX_FAULT;
+    enum vmx_result r = try_enter(c, launch, movss);
+    if (unlikely(r != VMX_SUCCEED))
+        cpu_note(c, WATCH_ENTRY, WATCH_ENTRY_FAILED | (launch ? WATCH_VMLAUNCH : WATCH_VMRESUME),
+                 r == VMX_FAIL_VALID ? vmx_of(c)->cur->f[F_VM_INSTRUCTION_ERROR] : 0);
+    return r;
 }
 
 enum vmx_result vmx_vmlaunch(struct cpu *c)

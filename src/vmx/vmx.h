@@ -58,6 +58,10 @@ size_t vmx_dump_fields(vmx_field_fn *get, void *opaque, char *buf, size_t size);
 /* The same of the current VMCS, all fields that the model has; empty when there is none. */
 size_t vmx_dump(struct cpu *c, char *buf, size_t size);
 
+/* A field of the current VMCS, for whoever looks at the processor from outside; its address, UINT64_MAX: none. */
+bool vmx_current_field(const struct cpu *c, uint32_t encoding, uint64_t *value);
+uint64_t vmx_current_pointer(const struct cpu *c);
+
 /* Words: of a field's value (what is more than a number: controls, reasons, events, access rights), of an exit
  * qualification. reason: the whole exit-reason field that goes with it. May be empty. Length as snprintf does. */
 size_t vmx_describe_field(uint32_t encoding, uint64_t value, uint32_t reason, char *buf, size_t size);

@@ -169,6 +169,7 @@ static void svm_words(void **state)
     assert_string_equal(exit_words(SVM_EXIT_CR0_WRITE + 4), "CR4_WRITE");
     assert_string_equal(exit_words(SVM_EXIT_DR0_READ + 7), "DR7_READ");
     assert_string_equal(exit_words(SVM_EXIT_EXCEPTION + 14), "EXCEPTION 14 #PF");
+    assert_string_equal(exit_words(SVM_EXIT_CR0_WRITE_TRAP + 8), "CR8_WRITE_TRAP");
     assert_string_equal(exit_words(SVM_EXIT_NPF), "NPF");
     assert_string_equal(exit_words((uint64_t)SVM_EXIT_INVALID), "INVALID");
     assert_string_equal(exit_words(0xbbbb), "reserved");
