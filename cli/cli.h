@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <vmenter/vmenter.h>
+
 #include "vmm/vmm.h"
 
 enum { EXIT_OK = 0, EXIT_GUEST = 1, EXIT_USAGE = 2 };
@@ -58,6 +60,27 @@ bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem);
 #define CLI_VIRTUAL_EPOCH UINT64_C(1735689600) /* 2025-01-01 00:00:00 UTC */
 /* Seconds, with a fraction. */
 bool cli_parse_seconds(const char *text, uint64_t *ns);
+
+/* --trace WHAT[=FILE], given any number of times up to CLI_TRACES; lines go to standard error without a FILE. A file
+ * that is named twice is one file. */
+#define CLI_TRACES 8
+struct cli_traces {
+    unsigned count;
+    struct cli_trace {
+        unsigned what;    /* enum vmenter_trace */
+        const char *name; /* NULL: standard error */
+        void *out;        /* FILE * */
+    } trace[CLI_TRACES];
+};
+/* Takes an option's value. False after a message. */
+bool cli_trace_add(struct cli_traces *t, const char *value);
+/* Opens the files. False after a message. */
+bool cli_trace_open(struct cli_traces *t);
+/* False after a message: not every line is in its file. */
+bool cli_trace_close(struct cli_traces *t);
+unsigned cli_trace_what(const struct cli_traces *t);                          /* all that is asked for */
+void cli_trace_line(void *traces, enum vmenter_trace kind, const char *line); /* vmenter_trace_fn */
+void cli_trace_flush(struct cli_traces *t);
 
 #define CLI_FILE_MAX (UINT64_C(4) << 30)
 /* Reads a whole regular file, of at most CLI_FILE_MAX bytes and half of the host's RAM. False after a message. The

@@ -43,8 +43,13 @@ static const struct option options[] = {
     {"clock", "virtual|real", "what drives time: retired instructions, or the wall (real on a terminal, else virtual)",
      OPT_CLOCK},
     {"timeout", "SECONDS", "stop, with status 1, after so long on the wall", OPT_TIMEOUT},
-    {"trace", "WHAT[=FILE]", "not implemented yet", OPT_TRACE},
-    {"stats", NULL, "instructions, interrupts, VM entries and exits at the end, to standard error", OPT_STATS},
+    {"trace", "WHAT[=FILE]",
+     "a line for each of: exits, entries, interrupts, exceptions, io, msr, insn, all (a comma list); to FILE or "
+     "standard "
+     "error; may be given again",
+     OPT_TRACE},
+    {"stats", NULL, "tables at the end, to standard error: instructions, exits, TLB, code cache, devices, time",
+     OPT_STATS},
     {"help", NULL, "this help", OPT_HELP},
     {0},
 };
@@ -62,6 +67,7 @@ struct arguments {
     const char *serial[PC_SERIALS]; /* NULL: nowhere */
     unsigned serials;
     struct serial_file file[PC_SERIALS];
+    struct cli_traces traces;
     uint64_t timeout_ns;
     struct pc_config pc;
 };
@@ -129,7 +135,11 @@ static int parse(int argc, char **argv, struct arguments *a)
                 return cli_error("--timeout %s: not a number of seconds above 0", p.value);
             }
             break;
-        case OPT_TRACE: return cli_error("--trace %s: NYI: not implemented yet", p.value);
+        case OPT_TRACE:
+            if (!cli_trace_add(&a->traces, p.value)) {
+                return EXIT_USAGE;
+            }
+            break;
         case OPT_STATS: a->stats = true; break;
         case OPT_HELP: a->help = true; return EXIT_OK;
         case OPTION_WORD:
@@ -259,7 +269,7 @@ static int run(struct arguments *a)
     char error[PC_ERROR_MAX];
     struct session s = {.file = a->file};
     bool uses_stdio = is_stdio(a->serial[0]) || is_stdio(a->serial[1]);
-    if (!open_serial(a)) {
+    if (!open_serial(a) || !cli_trace_open(&a->traces)) {
         return EXIT_USAGE;
     }
     terminal_open(&s.terminal, a->timeout_ns, uses_stdio);
@@ -278,7 +288,11 @@ static int run(struct arguments *a)
         return cli_error("%s", error);
     }
     int status = EXIT_GUEST;
+    if (a->traces.count) {
+        pc_trace(pc, cli_trace_what(&a->traces), cli_trace_line, &a->traces);
+    }
     enum pc_outcome outcome = pc_run(pc);
+    cli_trace_flush(&a->traces);
     terminal_flush(&s.terminal);
     switch (outcome) {
     case PC_POWER_OFF:
@@ -322,7 +336,8 @@ int cmd_boot(int argc, char **argv)
     }
     a.pc.unix_time = a.pc.clock == VMENTER_CLOCK_REAL ? (uint64_t)time(NULL) : CLI_VIRTUAL_EPOCH;
     status = read_files(&a) ? run(&a) : EXIT_USAGE;
-    if (!close_serial(&a)) {
+    bool written = close_serial(&a);
+    if (!cli_trace_close(&a.traces) || !written) {
         status = EXIT_USAGE;
     }
     free((void *)a.pc.image.data);

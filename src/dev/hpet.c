@@ -277,4 +277,4 @@ static uint64_t deadline(const void *dev)
 }
 
 const struct device_ops hpet_ops = {
-    .width = 8, .read = hpet_read, .write = hpet_write, .run = run, .deadline = deadline};
+    .name = "hpet", .width = 8, .read = hpet_read, .write = hpet_write, .run = run, .deadline = deadline};

@@ -1,0 +1,2 @@
+# Tracing, statistics and dumps of the software PC.
+TEST_COMMANDS += tests/trace
