@@ -375,7 +375,9 @@ enum watch_entry { WATCH_VMLAUNCH, WATCH_VMRESUME, WATCH_VMRUN, WATCH_ENTRY_KIND
 enum { WATCH_INIT = 1 << 17, WATCH_SIPI = 1 << 18, WATCH_SHUTDOWN = 1 << 19 };
 struct cpu_note {
     uint64_t icount, rip, a, b;
+    uint16_t cs;
     uint8_t what; /* enum cpu_watch */
+    uint8_t mode; /* enum decode_mode */
     bool guest;   /* in guest mode */
 };
 #define CPU_NOTES 32
@@ -581,8 +583,14 @@ void cpu_note_event(struct cpu *c, const struct cpu_event *ev); /* an interrupt 
 COLD void cpu_told(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b);
 INLINE void cpu_note(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b)
 {
-    c->note[c->noted++ % CPU_NOTES] = (struct cpu_note){
-        .icount = c->icount, .rip = c->rip, .a = a, .b = b, .what = (uint8_t)what, .guest = c->guest != NULL};
+    c->note[c->noted++ % CPU_NOTES] = (struct cpu_note){.icount = c->icount,
+                                                        .rip = c->rip,
+                                                        .a = a,
+                                                        .b = b,
+                                                        .cs = c->seg[SEG_CS].sel,
+                                                        .what = (uint8_t)what,
+                                                        .mode = c->mode,
+                                                        .guest = c->guest != NULL};
     if (unlikely(c->watching & what))
         cpu_told(c, what, a, b);
 }

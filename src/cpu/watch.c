@@ -9,8 +9,14 @@
 
 void cpu_told(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b)
 {
-    struct cpu_note n = {
-        .icount = c->icount, .rip = c->rip, .a = a, .b = b, .what = (uint8_t)what, .guest = c->guest != NULL};
+    struct cpu_note n = {.icount = c->icount,
+                         .rip = c->rip,
+                         .a = a,
+                         .b = b,
+                         .what = (uint8_t)what,
+                         .cs = c->seg[SEG_CS].sel,
+                         .mode = c->mode,
+                         .guest = c->guest != NULL};
     if (c->cur) {
         n.icount += c->cur->n;
         n.rip = (c->gpr[GPR_BLOCK] + c->cur->ip) & c->ip_mask;

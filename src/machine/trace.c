@@ -152,9 +152,9 @@ static void add_svm_name(struct text *t, uint64_t code)
 /* --- events ---------------------------------------------------------------------------------------------------------
  */
 
-static void add_at(struct text *t, const struct cpu *c, const struct cpu_note *n)
+static void add_at(struct text *t, const struct cpu_note *n)
 {
-    text_add(t, " at=%04x:%0*llx", c->seg[SEG_CS].sel, c->mode == MODE_64 ? 16 : 8, TX(n->rip));
+    text_add(t, " at=%04x:%0*llx", n->cs, n->mode == MODE_64 ? 16 : 8, TX(n->rip));
 }
 
 /* Of what an event is that went through the IDT. */
@@ -190,11 +190,11 @@ static void add_msr_name(struct text *t, uint32_t msr)
         text_add(t, "0x%x number=0x%x", msr, msr);
 }
 
-static void add_insn(struct text *t, const struct cpu *c, const struct cpu_note *n)
+static void add_insn(struct text *t, const struct cpu_note *n)
 {
     char line[300];
-    unsigned bits_ = c->mode == MODE_64 ? 64 : c->mode == MODE_32 ? 32 : 16;
-    text_add(t, "%04x:%0*llx ", c->seg[SEG_CS].sel, c->mode == MODE_64 ? 16 : 8, TX(n->rip));
+    unsigned bits_ = n->mode == MODE_64 ? 64 : n->mode == MODE_32 ? 32 : 16;
+    text_add(t, "%04x:%0*llx ", n->cs, n->mode == MODE_64 ? 16 : 8, TX(n->rip));
     vmenter_disassemble((const void *)(uintptr_t)n->a, n->b, n->rip, bits_, 1, line, sizeof line);
     /* ADDRESS  BYTES  TEXT: the address is there already. */
     char *p = line + strcspn(line, " \n");
@@ -215,7 +215,7 @@ static void describe(struct text *t, const struct cpu *c, const struct cpu_note 
             add_svm_name(t, n->a);
         else
             text_add(t, "%s", vmx_exit_name((uint32_t)n->a));
-        add_at(t, c, n);
+        add_at(t, n);
         if (c->svm)
             add_svm_exit(t, c, n, now);
         else
@@ -223,7 +223,7 @@ static void describe(struct text *t, const struct cpu *c, const struct cpu_note 
         break;
     case WATCH_ENTRY:
         text_add(t, "entry %s", entries[n->a & WATCH_ENTRY_KIND]);
-        add_at(t, c, n);
+        add_at(t, n);
         if (n->a & WATCH_ENTRY_FAILED) {
             text_add(t, " failed=%llu", TX(n->b));
             add_quoted(t, n->b ? vmenter_vmx_error_text((uint32_t)n->b) : "no current VMCS that can be entered");
@@ -249,7 +249,7 @@ static void describe(struct text *t, const struct cpu *c, const struct cpu_note 
     case WATCH_EXCEPTION:
         text_add(t, n->what == WATCH_INTERRUPT ? "interrupt " : "exception ");
         add_event_name(t, n);
-        add_at(t, c, n);
+        add_at(t, n);
         break;
     case WATCH_IO: {
         const struct vmenter_machine *m = c->machine;
@@ -259,7 +259,7 @@ static void describe(struct text *t, const struct cpu *c, const struct cpu_note 
                  size, TX(n->b));
         if (device)
             text_add(t, " device=%s", device);
-        add_at(t, c, n);
+        add_at(t, n);
         break;
     }
     case WATCH_MSR:
@@ -269,11 +269,11 @@ static void describe(struct text *t, const struct cpu *c, const struct cpu_note 
             text_add(t, " fault=#GP");
         if (!(n->a & BIT(33)) || n->a & BIT(32))
             text_add(t, " value=0x%llx", TX(n->b));
-        add_at(t, c, n);
+        add_at(t, n);
         break;
     case WATCH_INSN:
         text_add(t, "insn ");
-        add_insn(t, c, n);
+        add_insn(t, n);
         break;
     }
 }
