@@ -318,14 +318,12 @@ int cmd_boot(int argc, char **argv)
     }
     if (a.help) {
         puts("usage: vmenter boot [OPTIONS] IMAGE\n\n"
-             "A PC whose processor has VMX or SVM. IMAGE is a Multiboot 1 image (ELF or with address fields) or a "
-             "Linux\n"
-             "bzImage, told apart by content. The first serial port is standard input and output.\n");
+             "A PC whose processor has VMX or SVM. IMAGE is a Multiboot 1 or 2 image (ELF or flat), a Linux bzImage or "
+             "a\nPVH ELF image, told apart by content; one that gzip packed is unpacked.\n");
         option_help(options);
-        puts("\nOn a terminal: Ctrl-A x quits, Ctrl-A h helps.\n"
-             "Exit status: 0 power-off; 2V+1 after V was written to port 0xf4; 1 a crash, a reset or a time-out; 2 "
-             "usage or "
-             "a\nbad file.");
+        puts("\nOn a terminal: Ctrl-A x quits, Ctrl-A h helps. Else standard input is the first serial line.\n"
+             "Exit status: 0 power-off; 2V+1 after V was written to port 0xf4; 1 a crash, a reset or a time-out; "
+             "2 usage or\na bad file. docs/PC.md has the machine, and what each kind of image is given.");
         return EXIT_OK;
     }
     if (!a.serials) {
