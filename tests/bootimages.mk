@@ -16,6 +16,15 @@ $(boot_images): $(B)/images/boot/%: $(wildcard tests/images/boot/*)
 		-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-T,tests/images/boot/image.ld -o $@.elf \
 		tests/images/boot/start.S tests/images/boot/show.c
 	$(Q)$(IMAGE_OBJCOPY) -O $(if $(filter %-flat,$*),binary,$(if $(filter %-elf64 both,$*),elf64-x86-64,elf32-i386)) $@.elf $@
+# A bzImage of 16-bit code: 4 KiB of it, and 16 bytes of a kernel that is not run.
+$(B)/images/boot/real16: tests/images/boot/real16.S tests/images/boot/real16.ld
+	@mkdir -p $(@D)
+	$(Q)$(IMAGE_CC) -m32 -nostdlib -static -no-pie -Wl,--build-id=none -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
+		-Wl,-T,tests/images/boot/real16.ld -o $@.elf $<
+	$(Q)$(IMAGE_OBJCOPY) -O binary $@.elf $@
+	$(Q)rm -f $@.elf
+boot_images += $(B)/images/boot/real16
+boot-images: $(B)/images/boot/real16
 TEST_NEEDS += $(boot_images)
 TEST_COMMANDS += tests/images/boot/run
 test-boot-images: $(boot_images) $(B)/vmenter
