@@ -309,7 +309,7 @@ void vmenter_vmx_caps_any(struct vmenter_vmx_caps *caps)
                 VMX_MISC_INJECT_LENGTH_0;
     MSR(CR0_FIXED0) = 0x80000021; /* PG, NE, PE */
     MSR(CR0_FIXED1) = 0xffffffff;
-    MSR(CR4_FIXED0) = 0x2000; /* VMXE */
+    MSR(CR4_FIXED0) = 0x2000;         /* VMXE */
     MSR(CR4_FIXED1) = 0x113ff7fffull; /* all but the reserved 15, 26, 27, 29 to 31 */
     MSR(EPT_VPID_CAP) = VMX_EPT_CAP_EXECUTE_ONLY | VMX_EPT_CAP_WALK_4 | VMX_EPT_CAP_WALK_5 | VMX_EPT_CAP_UC |
                         VMX_EPT_CAP_WB | VMX_EPT_CAP_2M | VMX_EPT_CAP_1G | VMX_EPT_CAP_INVEPT |

@@ -148,7 +148,7 @@ static void add_qualification(struct text *t, uint32_t reason, uint64_t q)
         case VMX_REASON_ENTRY_FAILURE_MSR_LOADING: text_add(t, "entry %llu of the MSR-load area", TX(q)); break;
         case VMX_REASON_ENTRY_FAILURE_GUEST_STATE:
             add_flag(t, q == VMX_ENTRY_FAILURE_PDPTE, "PDPTE");
-            add_flag(t, q == VMX_ENTRY_FAILURE_NMI, "injection of NMI under blocking by MOV SS");
+            add_flag(t, q == VMX_ENTRY_FAILURE_NMI, "injection of NMI under blocking by STI");
             add_flag(t, q == VMX_ENTRY_FAILURE_LINK_POINTER, "VMCS link pointer");
             break;
         }
