@@ -46,7 +46,11 @@ static const struct option options[] = {
     {"clock", "virtual|real", "what drives time: retired instructions, or the wall (real on a terminal, else virtual)",
      OPT_CLOCK},
     {"timeout", "SECONDS", "stop, with status 1, after so long on the wall", OPT_TIMEOUT},
-    {"trace", "exits[=FILE]", "a line for each VM exit, to FILE or standard error", OPT_TRACE},
+    {"trace", "WHAT[=FILE]",
+     "a line for each of: exits, entries, interrupts, exceptions, io, msr, insn, all (a comma list); to FILE or "
+     "standard "
+     "error; may be given again",
+     OPT_TRACE},
     {"stats", NULL, "a table of exits at the end", OPT_STATS},
     {"help", NULL, "this help", OPT_HELP},
     {0},
@@ -54,7 +58,8 @@ static const struct option options[] = {
 
 struct arguments {
     bool vmx, svm, stats, help, real, clock_given;
-    const char *cpu, *kernel, *initrd, *append, *trace;
+    const char *cpu, *kernel, *initrd, *append;
+    struct cli_traces traces;
     uint64_t mem, timeout_ns;
 };
 
@@ -88,10 +93,9 @@ static int parse(int argc, char **argv, struct arguments *a)
             }
             break;
         case OPT_TRACE:
-            if (strncmp(p.value, "exits", 5) != 0 || (p.value[5] && p.value[5] != '=')) {
-                return cli_error("--trace %s: exits or exits=FILE", p.value);
+            if (!cli_trace_add(&a->traces, p.value)) {
+                return EXIT_USAGE;
             }
-            a->trace = p.value[5] ? p.value + 6 : "";
             break;
         case OPT_STATS: a->stats = true; break;
         case OPT_HELP: a->help = true; return EXIT_OK;
@@ -127,22 +131,16 @@ static void write_line(void *opaque, const char *text)
     fprintf(l->out, "%s\n", text);
 }
 
-struct trace {
-    FILE *out;
-};
-
-static void trace_line(void *opaque, const char *line);
-
 struct session {
     struct terminal terminal;
-    struct trace trace;
+    struct cli_traces *traces;
 };
 
-/* The platform's opaque is the terminal, which stands first in the session. */
-static void trace_line(void *opaque, const char *line)
+/* The VMM's line for an exit. The platform's opaque is the terminal, which stands first in the session. */
+static void trace_exit(void *opaque, const char *line)
 {
     struct session *s = opaque;
-    fprintf(s->trace.out, "%s\n", line);
+    cli_trace_line(s->traces, VMENTER_TRACE_EXITS, line);
 }
 
 static int run(struct arguments *a, struct vmm_config *c)
@@ -160,19 +158,19 @@ static int run(struct arguments *a, struct vmm_config *c)
         vmenter_destroy(m);
         return cli_error("the processor cannot be bound to this thread");
     }
-    if (a->trace) {
-        s.trace.out = *a->trace ? fopen(a->trace, "w") : stderr;
-        if (!s.trace.out) {
-            int status = cli_error("%s: %s", a->trace, strerror(errno));
-            vmenter_destroy(m);
-            return status;
-        }
+    unsigned what = cli_trace_what(&a->traces);
+    s.traces = &a->traces;
+    if (!cli_trace_open(&a->traces)) {
+        cli_trace_close(&a->traces);
+        vmenter_destroy(m);
+        return EXIT_USAGE;
     }
+    vmenter_trace(m, what & ~(unsigned)VMENTER_TRACE_EXITS, cli_trace_line, &a->traces);
     terminal_open(&s.terminal, a->timeout_ns, true);
     c->machine = m;
     c->platform = s.terminal.platform;
     c->platform.opaque = &s;
-    c->platform.trace = a->trace ? trace_line : NULL;
+    c->platform.trace = what & VMENTER_TRACE_EXITS ? trace_exit : NULL;
     int status = EXIT_USAGE;
     struct vmm *v = vmm_create(c, error);
     if (!v) {
@@ -198,8 +196,8 @@ static int run(struct arguments *a, struct vmm_config *c)
         }
         vmm_destroy(v);
     }
-    if (s.trace.out && s.trace.out != stderr && fclose(s.trace.out)) {
-        status = cli_error("%s: %s", a->trace, strerror(errno));
+    if (!cli_trace_close(&a->traces)) {
+        status = EXIT_USAGE;
     }
     vmenter_unbind();
     vmenter_destroy(m);
