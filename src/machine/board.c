@@ -112,6 +112,14 @@ void board_eoi(void *opaque, uint8_t vector)
     ioapic_eoi(&pc->ioapic, vector);
 }
 
+static void memory_changed(struct pc *pc)
+{
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        tlb_flush_all(&pc->machine->cpu[i].cpu->tlbs);
+    mem_code_bump(pc->machine->mem);
+    cpu_attend(pc->machine->cpu[pc->current].cpu, ATT_KICK);
+}
+
 /* SDM 3C, "Restrictions on VMX Operation": A20M# is blocked there. DEVIATION: it stays so until the line's next change;
  * and the line goes to memory, not to each processor. */
 static void a20_line(void *opaque, unsigned line, bool on)
@@ -122,10 +130,22 @@ static void a20_line(void *opaque, unsigned line, bool on)
     if (mem_a20(pc->machine->mem) == on)
         return;
     mem_set_a20(pc->machine->mem, on);
-    for (unsigned i = 0; i < pc->machine->cpus; i++)
-        tlb_flush_all(&pc->machine->cpu[i].cpu->tlbs);
-    mem_code_bump(pc->machine->mem);
-    cpu_attend(pc->machine->cpu[pc->current].cpu, ATT_KICK);
+    memory_changed(pc);
+}
+
+/* 82441FX, "PAM: Programmable Attribute Map Registers": nibbles, bit 0 reads, bit 1 writes go to RAM; the first is of
+ * f0000h to fffffh, the others of 16 KiB each from c0000h on. */
+static void pam_changed(void *opaque, const uint8_t reg[7])
+{
+    struct pc *pc = opaque;
+    uint16_t read = 0, write = 0;
+    for (unsigned part = 0; part < 16; part++) {
+        unsigned n = part < 12 ? part + 2 : 1, nibble = reg[n / 2] >> n % 2 * 4;
+        read |= (uint16_t)((nibble & 1) << part);
+        write |= (uint16_t)((nibble >> 1 & 1) << part);
+    }
+    mem_set_shadow(pc->machine->mem, read, write);
+    memory_changed(pc);
 }
 
 static void request(void *opaque, enum device_request what, uint32_t value)
@@ -513,6 +533,8 @@ static void fill_chipset(struct pc *pc)
 {
     static const uint8_t pirq[4] = {PIRQ_AB, PIRQ_AB, PIRQ_CD, PIRQ_CD};
     uint16_t levels = 1u << SCI_IRQ;
+    pc->host_bridge.pam = pam_changed;
+    pc->host_bridge.opaque = pc;
     for (unsigned i = 0; i < 7; i++)
         pci_config_write(&pc->host_bridge.fn, CHIPSET_PAM + i, 1, i ? 0x33 : 0x30);
     pci_config_write(&pc->host_bridge.fn, PCI_COMMAND, 2, 0x107);

@@ -25,8 +25,9 @@ struct region {
 struct mem {
     struct region *region;
     unsigned regions;
-    uint64_t a20_low; /* bit 20 when that line is held low, else 0 */
-    unsigned last;    /* index of the region that mem_host() found last: a hint, atomic */
+    uint64_t a20_low;           /* bit 20 when that line is held low, else 0 */
+    uint16_t no_read, no_write; /* mem_set_shadow(), inverted */
+    unsigned last;              /* index of the region that mem_host() found last: a hint, atomic */
     mem_probe_fn *probe;
     void *probe_opaque;
     const struct mem_port_ops *ports;
@@ -168,6 +169,23 @@ uint64_t mem_address(const struct mem *m, uint64_t pa)
     return pa & ~m->a20_low;
 }
 
+void mem_set_shadow(struct mem *m, uint16_t read, uint16_t write)
+{
+    m->no_read = (uint16_t)~read;
+    m->no_write = (uint16_t)~write;
+}
+
+/* Whether a part of [pa, pa+len) is kept from RAM's sight. */
+static bool shadowed(uint16_t parts, uint64_t pa, uint64_t len)
+{
+    uint64_t end = pa + len;
+    if (end <= MEM_SHADOW || pa >= MEM_SHADOW + 0x40000)
+        return false;
+    unsigned first = pa < MEM_SHADOW ? 0 : (unsigned)((pa - MEM_SHADOW) >> 14);
+    unsigned last = end > MEM_SHADOW + 0x40000 ? 15 : (unsigned)((end - 1 - MEM_SHADOW) >> 14);
+    return parts >> first & ((2u << (last - first)) - 1);
+}
+
 void mem_set_ports(struct mem *m, const struct mem_port_ops *ops, void *opaque)
 {
     m->ports = ops;
@@ -187,7 +205,7 @@ static uint8_t *identity_host(struct mem *m, uint64_t pa, uint64_t len, bool wri
     return (uint8_t *)(uintptr_t)pa;
 }
 
-uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
+static uint8_t *host_at(struct mem *m, hpa_t pa, uint64_t len, bool write, bool read)
 {
     if (unlikely(!len || pa.v + (len - 1) < pa.v))
         return NULL;
@@ -196,6 +214,9 @@ uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
             return NULL;
         pa.v &= ~m->a20_low;
     }
+    if (unlikely(m->no_read | m->no_write) &&
+        ((read && shadowed(m->no_read, pa.v, len)) || (write && shadowed(m->no_write, pa.v, len))))
+        return NULL;
     unsigned last = __atomic_load_n(&m->last, __ATOMIC_RELAXED);
     const struct region *r = &m->region[last];
     if (unlikely(last >= m->regions || pa.v - r->base >= r->len)) {
@@ -207,6 +228,11 @@ uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
     if (r->kind == REGION_MMIO || (write && r->readonly) || len > r->len - (pa.v - r->base))
         return NULL;
     return r->host + (pa.v - r->base);
+}
+
+uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
+{
+    return host_at(m, pa, len, write, true);
 }
 
 uint64_t mem_phys(struct mem *m, const void *host)
@@ -260,7 +286,7 @@ void mem_write(struct mem *m, hpa_t pa, const void *buf, unsigned len)
     const uint8_t *p = buf;
     while (len) {
         unsigned n = (unsigned)MIN((uint64_t)len, PAGE_SIZE - (pa.v & PAGE_OFFSET));
-        uint8_t *host = mem_host(m, pa, n, true);
+        uint8_t *host = host_at(m, pa, n, true, false);
         if (host) {
             memcpy(host, p, n);
             if (mem_code_noted(m, HPA(mem_address(m, pa.v & PAGE_BASE))))

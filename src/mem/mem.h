@@ -39,6 +39,10 @@ void mem_set_identity(struct mem *m, mem_probe_fn *probe, void *opaque);
 void mem_set_a20(struct mem *m, bool on);
 bool mem_a20(const struct mem *m);
 uint64_t mem_address(const struct mem *m, uint64_t pa); /* as the lines carry it */
+/* [MEM_SHADOW, 1 MiB) in 16 parts of 16 KiB: a bit each, whether RAM answers to reads and takes writes. Elsewise it is
+ * a hole. Whoever holds translations must drop them. */
+#define MEM_SHADOW UINT64_C(0xc0000)
+void mem_set_shadow(struct mem *m, uint16_t read, uint16_t write);
 void mem_set_ports(struct mem *m, const struct mem_port_ops *ops, void *opaque);
 
 /* Host pointer to [pa, pa+len), which must lie in one region; NULL where it is not plain memory (MMIO, hole, read-only

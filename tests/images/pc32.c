@@ -73,6 +73,32 @@ static void test_pci(void)
     pci_set(1, 0, 0x60, pirq);
 }
 
+/* Memory attributes of d0000h to d3fffh. */
+static void pam(unsigned nibble)
+{
+    pci_set(0, 0, 0x5c, (pci(0, 0, 0x5c) & ~0xfu) | nibble);
+}
+static void test_pam(void)
+{
+    volatile uint32_t *at = mem32(0xd0100);
+    uint32_t before = pci(0, 0, 0x5c);
+    pam(3);
+    *at = 0x12345678;
+    check_eq("PAM: RAM for reads and writes", *at, 0x12345678);
+    pam(1);
+    *at = 0xaaaaaaaa;
+    check_eq("PAM: writes are dropped", *at, 0x12345678);
+    pam(2);
+    check("PAM: reads do not see RAM", *at != 0x12345678);
+    *at = 0x9abcdef0;
+    check("PAM: reads do not see what is written", *at != 0x9abcdef0);
+    pam(0);
+    *at = 0x55555555;
+    pam(3);
+    check_eq("PAM: but it is there", *at, 0x9abcdef0);
+    pci_set(0, 0, 0x5c, before);
+}
+
 /* --- interrupt controllers, timer, CMOS */
 
 static volatile unsigned irqs[16];
@@ -471,6 +497,7 @@ void image_main(void)
 {
     cli();
     test_pci();
+    test_pam();
     test_legacy();
     test_i8042();
     test_tables();

@@ -150,6 +150,49 @@ static void count_listener(void *opaque, hpa_t page)
     *(uint64_t *)opaque += page.v;
 }
 
+static void address_line_20(void **state)
+{
+    struct mem *m = *state;
+    uint32_t v = 0x11111111, got = 0;
+    assert_true(mem_add_ram(m, HPA(0), 0x400000));
+    mem_write(m, HPA(0x200010), &v, 4);
+    mem_set_a20(m, false);
+    mem_read(m, HPA(0x300010), &got, 4);
+    assert_int_equal(got, 0x11111111);
+    v = 0x22222222;
+    mem_write(m, HPA(0x300010), &v, 4);
+    assert_null(mem_host(m, HPA(0x1ff800), 4096, false)); /* no longer one piece */
+    assert_ptr_equal(mem_host(m, HPA(0x100000), 16, false), mem_host(m, HPA(0), 16, false));
+    mem_set_a20(m, true);
+    mem_read(m, HPA(0x300010), &got, 4);
+    assert_int_equal(got, 0);
+    mem_read(m, HPA(0x200010), &got, 4);
+    assert_int_equal(got, 0x22222222);
+}
+
+static void shadow_below_1_mib(void **state)
+{
+    struct mem *m = *state;
+    uint32_t v = 0x11111111, got = 0;
+    assert_true(mem_add_ram(m, HPA(0), 0x200000));
+    mem_set_shadow(m, 0xfffd, 0x7ffe); /* the first part neither, the second writes alone, the last reads alone */
+    assert_null(mem_host(m, HPA(0xc0000), 16, false));
+    assert_null(mem_host(m, HPA(0xbfff0), 32, false));
+    assert_non_null(mem_host(m, HPA(0xbfff0), 16, true));
+    assert_null(mem_host(m, HPA(0xc4000), 16, true));
+    mem_write(m, HPA(0xc4000), &v, 4);
+    mem_read(m, HPA(0xc4000), &got, 4);
+    assert_int_equal(got, 0xffffffff);
+    mem_write(m, HPA(0xffffc), &v, 4);
+    mem_read(m, HPA(0xffffc), &got, 4);
+    assert_int_equal(got, 0);
+    assert_non_null(mem_host(m, HPA(0xffff0), 32, false));
+    assert_null(mem_host(m, HPA(0xffff0), 32, true));
+    mem_set_shadow(m, 0xffff, 0xffff);
+    mem_read(m, HPA(0xc4000), &got, 4);
+    assert_int_equal(got, 0x11111111);
+}
+
 static void every_listener_hears_of_a_code_page(void **state)
 {
     struct mem *m = *state;
@@ -175,6 +218,8 @@ int main(void)
         T(read_only_memory_keeps_its_contents),
         T(mmio_sees_natural_sizes),
         T(a_device_write_to_a_noted_page_raises_the_epoch),
+        T(address_line_20),
+        T(shadow_below_1_mib),
         T(every_listener_hears_of_a_code_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
