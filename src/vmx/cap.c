@@ -85,6 +85,7 @@ void vmx_caps_init(struct vmx_caps *caps, const struct model *m)
     caps->efer_bits = model_efer_bits(m);
     caps->debugctl_bits = BIT(0) | BIT(1); /* LBR, BTF; there are no performance counters and no debug store */
     caps->perf_global_bits = mask_low(m->pmc_count);
+    caps->pending_debug_bits = 0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS;
     bool nehalem = m->vmx >= VMX_PROFILE_NEHALEM, server = m->vmx >= VMX_PROFILE_SERVER;
 
     caps->basic = VMCS_REVISION | 4096ull << 32 | 6ull << 50 | (nehalem ? VMX_BASIC_INS_OUTS_INFO : 0) |
@@ -148,7 +149,10 @@ void vmx_caps_publish(const struct vmx_caps *caps, struct vmenter_vmx_caps *to)
         .efer_bits = caps->efer_bits,
         .debugctl_bits = caps->debugctl_bits,
         .perf_global_bits = caps->perf_global_bits,
-        .pending_debug_bits = 0xf | VMX_PENDING_DBG_ENABLED_BREAKPOINT | VMX_PENDING_DBG_BS,
+        .rtit_ctl_bits = caps->rtit_ctl_bits,
+        .lbr_ctl_bits = caps->lbr_ctl_bits,
+        .pending_debug_bits = caps->pending_debug_bits,
+        .sgx = caps->sgx,
         .physical_bits = caps->maxphyaddr,
         .linear_bits = caps->linear_width,
     };

@@ -11,19 +11,22 @@
  */
 #include "src/vmx/check.h"
 
-#define CR0_PE       1ull
-#define CR0_PG       (1ull << 31)
-#define CR4_PAE      (1ull << 5)
-#define CR4_LA57     (1ull << 12)
-#define CR4_PCIDE    (1ull << 17)
-#define CR4_CET      (1ull << 23)
-#define CR0_WP       (1ull << 16)
-#define EFER_LME     (1ull << 8)
-#define EFER_LMA     (1ull << 10)
-#define FLAG_TF      (1ull << 8)
-#define FLAG_IF      (1ull << 9)
-#define FLAG_VM      (1ull << 17)
-#define DEBUGCTL_BTF (1ull << 1)
+#define CR0_PE         1ull
+#define CR0_PG         (1ull << 31)
+#define CR4_PAE        (1ull << 5)
+#define CR4_LA57       (1ull << 12)
+#define CR4_PCIDE      (1ull << 17)
+#define CR4_CET        (1ull << 23)
+#define CR0_WP         (1ull << 16)
+#define EFER_LME       (1ull << 8)
+#define EFER_LMA       (1ull << 10)
+#define S_CET_RESERVED 0x3c0ull
+#define S_CET_SUPPRESS (1ull << 10)
+#define S_CET_BOTH     (3ull << 10)
+#define FLAG_TF        (1ull << 8)
+#define FLAG_IF        (1ull << 9)
+#define FLAG_VM        (1ull << 17)
+#define DEBUGCTL_BTF   (1ull << 1)
 
 /* --- fields ----------------------------------------------------------------------------------------------------- */
 
@@ -608,6 +611,10 @@ void vmx_caps_decode(const struct vmenter_vmx_caps *from, struct vmx_caps *to)
     to->efer_bits = from->efer_bits;
     to->debugctl_bits = from->debugctl_bits;
     to->perf_global_bits = from->perf_global_bits;
+    to->rtit_ctl_bits = from->rtit_ctl_bits;
+    to->lbr_ctl_bits = from->lbr_ctl_bits;
+    to->pending_debug_bits = from->pending_debug_bits;
+    to->sgx = from->sgx;
     to->maxphyaddr = from->physical_bits;
     to->linear_width = from->linear_bits;
 #undef MSR

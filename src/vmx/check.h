@@ -53,8 +53,10 @@ struct vmx_caps {
     struct vmx_allowed proc2, proc3, exit2, vmfunc;
     uint64_t basic, misc, ept_vpid, cr0_fixed0, cr0_fixed1, cr4_fixed0, cr4_fixed1, vmcs_enum;
     uint64_t efer_bits, debugctl_bits, perf_global_bits; /* bits that exist */
-    uint8_t maxphyaddr, linear_width;                    /* bits */
-    bool field[F_COUNT];                                 /* the field exists */
+    uint64_t rtit_ctl_bits, lbr_ctl_bits, pending_debug_bits;
+    uint8_t maxphyaddr, linear_width; /* bits */
+    bool sgx;
+    bool field[F_COUNT]; /* the field exists */
 };
 
 enum vmx_check_row {

@@ -477,7 +477,7 @@ static void entry_rules(void)
     for (unsigned i = 0; i < sizeof breakings / sizeof *breakings; i++) {
         const struct breaking *k = &breakings[i];
         const char *id = rules[k->row].id;
-        bool can = !k->outside_ia32e;
+        bool can = !k->outside_ia32e && !rules_of_feature(k->row);
         good(k->mode);
         bool own = k->row == VMX_CHECK_PIN_RESERVED || k->row == VMX_CHECK_PROC_RESERVED ||
                    k->row == VMX_CHECK_PROC2_RESERVED || k->row == VMX_CHECK_PROC3_RESERVED;

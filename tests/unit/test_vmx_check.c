@@ -70,7 +70,14 @@ static void offer_everything(struct vmx_caps *caps)
     caps->proc.may = 0xffffffff;
     caps->proc2.may = 0xffffffff & ~BIT(29);
     caps->exit.may = caps->entry.may = 0xffffffff;
+    caps->proc3.may = 0xff;
+    caps->exit2.may = 3;
     caps->vmfunc.may = 1;
+    caps->cr4_fixed1 |= BIT(23); /* CET */
+    caps->rtit_ctl_bits = 1;
+    caps->lbr_ctl_bits = 1;
+    caps->pending_debug_bits |= VMX_PENDING_DBG_RTM;
+    caps->sgx = true;
 }
 
 static void test_alone(void **state)
@@ -115,7 +122,7 @@ static void test_on_processor(void **state)
     rig_bytes(r, RIG_CODE, "\xf4", 1);
     for (unsigned i = 0; i < ARRAY_LEN(breakings); i++) {
         const struct breaking *k = &breakings[i];
-        bool offered = !k->outside_ia32e;
+        bool offered = !k->outside_ia32e && !rules_of_feature(k->row);
         rig_vmcs(r, k->mode);
         rig_bytes(r, RIG_CODE, "\xf4", 1);
         /* Enter once and then break it: what an entry found good is checked again where it changed. */
@@ -215,11 +222,151 @@ static void test_error_codes(void **state)
     rig_destroy(r);
 }
 
+/* What the processor says to the VMCS that is current: 0 (it entered), 7, 8, or the exit reason of a failed entry. */
+static uint32_t processor_says(struct rig *r, uint64_t *qualification)
+{
+    uint64_t entries = r->c->stats.entries;
+    enum vmx_result v = vmx_vmlaunch(r->c);
+    if (v == VMX_FAIL_VALID)
+        return (uint32_t)r->x->cur->f[F_VM_INSTRUCTION_ERROR];
+    assert_int_equal(v, VMX_SUCCEED);
+    bool entered = r->c->stats.entries != entries;
+    if (r->c->guest) { /* out again, at once */
+        r->c->init_pending = true;
+        cpu_attend(r->c, ATT_INIT);
+        cpu_run(r->c, 1000);
+        r->c->init_pending = false;
+    }
+    r->c->nmi_pending = r->c->nmi_blocked = false;
+    *qualification = r->x->cur->f[F_EXIT_QUALIFICATION];
+    return entered ? 0 : (uint32_t)r->x->cur->f[F_EXIT_REASON];
+}
+
+/* A processor that a guest has left in no state to go on: shut down, or out of VMX operation. */
+static struct rig *usable(struct rig *r, const char *model)
+{
+    if (!r->c->guest && r->c->activity == ACTIVITY_ACTIVE && vmx_on(r->c))
+        return r;
+    rig_destroy(r);
+    return rig_create(model);
+}
+
+/* Every bit of every field turned, and numbers at the edges, in each mode: the rules in full, the rules as an entry
+ * runs them and VMLAUNCH say the same; the nearest legal value of a broken field keeps its rule. */
+static void test_boundaries(void **state)
+{
+    static const uint64_t edges[] = {0,           1,           2,           3,           7,
+                                     8,           15,          16,          0xff,        0x100,
+                                     0xfff,       0x1000,      0xffff,      0xfffff,     0x100000,
+                                     0x7fffffff,  0x80000000,  0xffffffff,  1ull << 32,  0x7fffffffffff,
+                                     1ull << 47,  1ull << 48,  ~0ull << 47, ~0ull << 48, ~0ull << 56,
+                                     ~0ull << 57, WIDE - 4096, WIDE,        ~0ull >> 1,  ~0ull};
+    static struct vmenter_vmx_finding e[VMX_CHECK_COUNT], again[VMX_CHECK_COUNT];
+    struct rig *r = rig_create("max");
+    unsigned broken = 0, entered = 0;
+    for (unsigned mode = RIG_REAL; mode <= RIG_LONG; mode++)
+        for (unsigned slot = 0; slot < F_COUNT; slot++) {
+            const struct vmcs_row *row = &vmcs_rows[slot];
+            if (!r->x->caps.field[slot] || row->type == VMCS_TYPE_READ_ONLY)
+                continue;
+            unsigned bits = row->width == VMCS_WIDTH_16 ? 16 : row->width == VMCS_WIDTH_32 ? 32 : 64;
+            for (unsigned i = 0; i < bits + ARRAY_LEN(edges); i++) {
+                rig_host_state(r->c);
+                uint32_t revision = VMCS_REVISION; /* guests write anywhere */
+                rig_bytes(r, RIG_VMXON, &revision, 4);
+                rig_bytes(r, RIG_VMCS, &revision, 4);
+                rig_vmcs(r, mode);
+                rig_bytes(r, RIG_CODE, "\xf4", 1);
+                uint64_t good = r->x->cur->f[slot], q = 0, got_q = 0;
+                rig_w(r, row->encoding, i < bits ? good ^ BIT(i) : edges[i - bits]);
+                uint64_t f[F_COUNT];
+                memcpy(f, r->x->cur->f, sizeof f);
+                struct vmx_check k = rig_check(r, &r->x->caps, f);
+                size_t n = vmx_check_list(&k, e, ARRAY_LEN(e));
+                uint32_t want = vmenter_vmx_outcome(e, n, &q), got = processor_says(r, &got_q);
+                if (got == (VMX_REASON_ENTRY_FAILURE | VMX_REASON_ENTRY_FAILURE_MSR_LOADING))
+                    got = 0; /* a later step; the rules do not know of it */
+                if (want != got || (want > 8 && q != got_q))
+                    fail_msg("%s = 0x%llx in mode %u: the processor says %x (%llu), the rules %x (%llu): %s", row->name,
+                             (unsigned long long)f[slot], mode, got, (unsigned long long)got_q, want,
+                             (unsigned long long)q, n ? e[0].id : "none is broken");
+                for (size_t z = 0; z < n; z++) {
+                    if (!e[z].has_nearest)
+                        continue;
+                    int at = vmcs_slot_of(e[z].field[0]);
+                    uint64_t old = f[at];
+                    f[at] = e[z].nearest;
+                    size_t m = vmx_check_list(&k, again, ARRAY_LEN(again));
+                    for (size_t y = 0; y < m; y++)
+                        if (again[y].row == e[z].row && again[y].field[0] == e[z].field[0])
+                            fail_msg("%s: the nearest legal value 0x%llx to 0x%llx breaks it too", e[z].id,
+                                     (unsigned long long)e[z].nearest, (unsigned long long)old);
+                    f[at] = old;
+                }
+                broken += n != 0;
+                entered += got == 0;
+                r = usable(r, "max");
+            }
+        }
+    printf("%u broken, %u entered\n", broken, entered);
+    assert_true(broken > 10000 && entered > 10000);
+    rig_destroy(r);
+}
+
+/* Of two broken rules the processor says the earlier area's: controls before host state before guest state. */
+static void test_precedence(void **state)
+{
+    struct rig *r = rig_create("max");
+    unsigned mixed = 0;
+    for (unsigned i = 0; i < ARRAY_LEN(breakings); i++)
+        for (unsigned j = i % 7; j < ARRAY_LEN(breakings); j += 7) {
+            const struct breaking *pair[] = {&breakings[i], &breakings[j]};
+            bool can = pair[0]->mode == pair[1]->mode;
+            for (unsigned p = 0; p < 2 && can; p++)
+                can = !pair[p]->outside_ia32e && !rules_of_feature(pair[p]->row);
+            if (!can)
+                continue;
+            rig_host_state(r->c);
+            rig_vmcs(r, pair[0]->mode);
+            for (unsigned p = 0; p < 2; p++)
+                for (unsigned n = 0; n < ARRAY_LEN(pair[p]->c) && pair[p]->c[n].how; n++) {
+                    const struct change *c = &pair[p]->c[n];
+                    int slot = vmcs_slot_of(c->field);
+                    can &= r->x->caps.field[slot];
+                    if (can)
+                        rig_w(r, c->field, changed(rig_r(r, c->field), c));
+                }
+            if (!can)
+                continue;
+            struct vmenter_vmx_finding e[16];
+            struct vmx_check k = rig_check(r, &r->x->caps, r->x->cur->f);
+            size_t n = vmx_check_list(&k, e, ARRAY_LEN(e));
+            uint8_t area = VMENTER_VMX_GUEST;
+            for (size_t z = 0; z < n && z < ARRAY_LEN(e); z++) {
+                area = e[z].area < area ? e[z].area : area;
+                mixed += e[z].area != e[0].area;
+            }
+            uint64_t q = 0, got_q = 0;
+            uint32_t got = processor_says(r, &got_q), want = vmenter_vmx_outcome(e, n, &q);
+            assert_int_equal(got, want);
+            if (n)
+                assert_int_equal(want, area == VMENTER_VMX_CONTROLS ? 7 : area == VMENTER_VMX_HOST ? 8 : 0x80000021);
+            if (want > 8)
+                assert_int_equal(got_q, q);
+            /* All are listed, not the first's area alone. */
+            assert_int_equal(n, got ? r->x->broken.count : 0);
+            r = usable(r, "max");
+        }
+    assert_true(mixed > 500);
+    rig_destroy(r);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alone), cmocka_unit_test(test_on_processor), cmocka_unit_test(test_explain),
-        cmocka_unit_test(test_twins), cmocka_unit_test(test_error_codes),
+        cmocka_unit_test(test_alone),      cmocka_unit_test(test_on_processor), cmocka_unit_test(test_explain),
+        cmocka_unit_test(test_twins),      cmocka_unit_test(test_error_codes),  cmocka_unit_test(test_boundaries),
+        cmocka_unit_test(test_precedence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
