@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -228,6 +229,26 @@ static void serial_out(void *opaque, uint8_t byte)
     putc(byte, ((struct serial_file *)opaque)->out);
 }
 
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat sa, sb;
+    return a && b && !stat(a, &sa) && !stat(b, &sb) && S_ISREG(sa.st_mode) && sa.st_dev == sb.st_dev &&
+           sa.st_ino == sb.st_ino;
+}
+
+/* A file that this run reads, or writes another port's bytes to. */
+static bool is_in_use(const struct arguments *a, const char *name)
+{
+    bool used = is_same_file(name, a->pc.image.name) || is_same_file(name, a->initrd);
+    for (unsigned i = 0; i < a->pc.modules; i++) {
+        used |= is_same_file(name, a->module[i]);
+    }
+    for (unsigned i = 0; i < PC_SERIALS; i++) {
+        used |= a->file[i].out && is_same_file(name, a->file[i].name);
+    }
+    return used;
+}
+
 static bool open_serial(struct arguments *a)
 {
     for (unsigned i = 0; i < PC_SERIALS; i++) {
@@ -235,6 +256,10 @@ static bool open_serial(struct arguments *a)
             continue;
         }
         struct serial_file *f = &a->file[i];
+        if (is_in_use(a, a->serial[i])) {
+            cli_error("--serial %s: this run uses that file already: name another", a->serial[i]);
+            return false;
+        }
         /* Without waiting for a pipe's other end. */
         int fd = open(a->serial[i], O_WRONLY | O_CREAT | O_TRUNC | O_NOCTTY | O_NONBLOCK | O_CLOEXEC, 0666);
         f->name = a->serial[i];

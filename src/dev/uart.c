@@ -216,6 +216,7 @@ static uint64_t uart_read(void *dev, uint64_t now, uint64_t offset, unsigned siz
     case REG_LSR:
         v = u->s.lsr | LSR_THRE | LSR_TEMT;
         u->s.lsr &= ~LSR_ERRORS;
+        u->s.polls += u->s.polls < UART_POLLS + 1;
         break;
     case REG_MSR:
         v = u->s.msr;
@@ -244,6 +245,11 @@ static void uart_write(void *dev, uint64_t now, uint64_t offset, unsigned size, 
     struct uart *u = dev;
     uint8_t v = value;
     uart_run(u, now);
+    if ((offset & 7) != REG_DATA) {
+        u->s.polls = 0;
+    } else if (u->s.polls) {
+        u->s.polls--;
+    }
     switch (offset & 7) {
     case REG_DATA:
         if (u->s.lcr & LCR_DLAB) {

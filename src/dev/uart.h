@@ -10,7 +10,8 @@
 
 #include <vmenter/device.h>
 
-#define UART_FIFO 16
+#define UART_FIFO  16
+#define UART_POLLS 16
 
 struct uart_state {
     uint8_t fifo[UART_FIFO], fifo_errors[UART_FIFO]; /* LSR error bits of each byte */
@@ -20,6 +21,7 @@ struct uart_state {
     bool thre_pending;   /* the transmitter-empty interrupt, until IIR is read or a byte written */
     bool timeout;        /* character time-out */
     uint64_t timeout_at; /* ns, DEVICE_NEVER */
+    uint8_t polls;       /* reads of LSR that no byte to send followed, since the port was set up */
     uint8_t modem_in;    /* CTS, DSR, RI, DCD as MSR bits 4 to 7 */
 };
 
@@ -36,10 +38,11 @@ bool uart_can_receive(const struct uart *u);
 void uart_receive(struct uart *u, uint64_t now, uint8_t byte);
 /* A break condition arrives. */
 void uart_break(struct uart *u, uint64_t now);
-/* Whether the guest has asked to be interrupted by what arrives: somebody listens. */
+/* Whether somebody listens: the guest has asked to be interrupted by what arrives, or looks again and again whether
+ * something did. (One that polls in order to send sends after each look.) */
 static inline bool uart_listens(const struct uart *u)
 {
-    return u->s.ier & 1;
+    return (u->s.ier & 1) || u->s.polls >= UART_POLLS;
 }
 void uart_run(struct uart *u, uint64_t now);
 uint64_t uart_deadline(const struct uart *u);

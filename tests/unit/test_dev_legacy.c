@@ -450,6 +450,31 @@ static void uart_transmits_and_interrupts(void **state)
     assert_false(irq4.level);
 }
 
+/* Input waits until somebody listens: by interrupt, or by looking again and again. */
+static void uart_listens_by_interrupt_or_polling(void **state)
+{
+    struct uart *u = uart();
+    assert_false(uart_listens(u));
+    wr(u, 1, 1);
+    assert_true(uart_listens(u));
+    wr(u, 1, 0);
+    for (int i = 0; i < 1000; i++) { /* sending looks once for each byte */
+        rd(u, 5);
+        wr(u, 0, 'x');
+    }
+    assert_false(uart_listens(u));
+    for (int i = 0; i < UART_POLLS; i++)
+        rd(u, 5);
+    assert_true(uart_listens(u));
+    rd(u, 0);
+    assert_true(uart_listens(u));
+    rd(u, 5), wr(u, 0, 'x'), rd(u, 5), wr(u, 0, 'x'); /* an echo does not end it */
+    rd(u, 5), rd(u, 5);
+    assert_true(uart_listens(u));
+    wr(u, 2, 7); /* a driver that sets the port up begins anew */
+    assert_false(uart_listens(u));
+}
+
 static void uart_receives_through_the_fifo(void **state)
 {
     struct uart *u = uart();
@@ -719,6 +744,7 @@ int main(void)
         cmocka_unit_test(rtc_interrupts),
         cmocka_unit_test(uart_is_found_as_16550a),
         cmocka_unit_test(uart_transmits_and_interrupts),
+        cmocka_unit_test(uart_listens_by_interrupt_or_polling),
         cmocka_unit_test(uart_receives_through_the_fifo),
         cmocka_unit_test(uart_loopback_and_break),
         cmocka_unit_test(acpi_pm_blocks),
