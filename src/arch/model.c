@@ -5,6 +5,7 @@
  * Invariant: a model that model_parse() gives out is consistent: what a feature needs, the model has.
  */
 #include "src/arch/model.h"
+#include "src/arch/creg.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -215,43 +216,35 @@ uint64_t model_xss(const struct model *m)
     return 0;
 }
 
-uint64_t model_cr4_bits(const struct model *m)
+enum creg { CREG_CR0, CREG_CR4, CREG_EFER };
+static uint64_t creg_bits(const struct model *m, enum creg reg)
 {
-    /* SDM volume 3A, "Control Registers"; the bit numbers are those of cpu.h. */
     static const struct {
+        enum creg reg;
         enum feature f;
-        uint8_t bit;
+        uint64_t mask;
     } rows[] = {
-        {FEATURE_vme, 0},   {FEATURE_vme, 1},    {FEATURE_tsc, 2},   {FEATURE_de, 3},     {FEATURE_pse, 4},
-        {FEATURE_pae, 5},   {FEATURE_mce, 6},    {FEATURE_pge, 7},   {FEATURE_ALWAYS, 8}, {FEATURE_fxsr, 9},
-        {FEATURE_sse, 10},  {FEATURE_umip, 11},  {FEATURE_la57, 12}, {FEATURE_vmx, 13},   {FEATURE_fsgsbase, 16},
-        {FEATURE_pcid, 17}, {FEATURE_xsave, 18}, {FEATURE_smep, 20}, {FEATURE_smap, 21},  {FEATURE_pku, 22},
-        {FEATURE_pks, 24},
+#define CREG(reg, name, bit, feature, title) {CREG_##reg, FEATURE_##feature, reg##_##name},
+#include "src/arch/creg.def"
+#undef CREG
     };
     uint64_t v = 0;
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
-        if (m->has[rows[i].f])
-            v |= BIT(rows[i].bit);
+        if (rows[i].reg == reg && rows[i].f != FEATURE_COUNT && m->has[rows[i].f])
+            v |= rows[i].mask;
     return v;
+}
+
+uint64_t model_cr4_bits(const struct model *m)
+{
+    return creg_bits(m, CREG_CR4);
 }
 
 uint64_t model_efer_bits(const struct model *m)
 {
-    uint64_t v = 0;
-    if (m->has[FEATURE_syscall])
-        v |= BIT(0);
-    if (m->has[FEATURE_lm])
-        v |= BIT(8) | BIT(10);
-    if (m->has[FEATURE_nx])
-        v |= BIT(11);
-    if (m->has[FEATURE_svm])
-        v |= BIT(12);
+    uint64_t v = creg_bits(m, CREG_EFER);
     if (model_is_amd(m) && !m->has[FEATURE_efer_lmsle_unsupported])
-        v |= BIT(13);
-    if (m->has[FEATURE_fxsr_opt])
-        v |= BIT(14);
-    if (m->has[FEATURE_autoibrs])
-        v |= BIT(21);
+        v |= EFER_LMSLE;
     return v;
 }
 

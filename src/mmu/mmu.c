@@ -7,20 +7,7 @@
  * changed under the walk starts the walk anew.
  */
 #include "src/mmu/mmu.h"
-
-/* Register bits that translation reads. The full lists are cpu.h's, which this room may not see. */
-#define R_CR0_WP   BIT(16)
-#define R_CR0_PG   BIT(31)
-#define R_CR4_PSE  BIT(4)
-#define R_CR4_PAE  BIT(5)
-#define R_CR4_PGE  BIT(7)
-#define R_CR4_LA57 BIT(12)
-#define R_CR4_SMEP BIT(20)
-#define R_CR4_SMAP BIT(21)
-#define R_CR4_PKE  BIT(22)
-#define R_CR4_PKS  BIT(24)
-#define R_EFER_LMA BIT(10)
-#define R_EFER_NXE BIT(11)
+#include "src/arch/creg.h"
 
 #define PTE_P    BIT(0)
 #define PTE_W    BIT(1)
@@ -188,8 +175,8 @@ struct walk {
 static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uint64_t bits_)
 {
     const struct mmu_regs *r = w->r;
-    bool id = (access & MMU_ACCESS_MASK) == MMU_EXEC &&
-              ((r->cr4 & R_CR4_SMEP) || ((r->cr4 & R_CR4_PAE) && (r->efer & R_EFER_NXE)));
+    bool id =
+        (access & MMU_ACCESS_MASK) == MMU_EXEC && ((r->cr4 & CR4_SMEP) || ((r->cr4 & CR4_PAE) && (r->efer & EFER_NXE)));
     *w->fault = (struct mmu_fault){.kind = MMU_PAGE_FAULT,
                                    .error = bits_ | ((access & MMU_ACCESS_MASK) == MMU_WRITE ? PF_W : 0) |
                                             (access & MMU_USER ? PF_U : 0) | (id ? PF_ID : 0),
@@ -253,7 +240,7 @@ static enum mmu_fault_kind walk_tables(const struct walk *w, uint64_t la, unsign
         uint64_t value;
         bool leaf;
     } used[5];
-    bool lma = r->efer & R_EFER_LMA, pae = r->cr4 & R_CR4_PAE, wide = lma || pae, nxe = wide && (r->efer & R_EFER_NXE);
+    bool lma = r->efer & EFER_LMA, pae = r->cr4 & CR4_PAE, wide = lma || pae, nxe = wide && (r->efer & EFER_NXE);
     uint64_t high_reserved = wide ? reserved_address_bits(r->maxphyaddr) | (nxe ? 0 : PTE_NX) : 0;
     enum mmu_fault_kind k;
 
@@ -261,7 +248,7 @@ again:;
     unsigned n = 0, index_bits = wide ? 9 : 10, shift;
     uint64_t table, e, rights = PTE_W | PTE_U, nx = 0;
     if (lma) {
-        shift = r->cr4 & R_CR4_LA57 ? 48 : 39;
+        shift = r->cr4 & CR4_LA57 ? 48 : 39;
         table = r->cr3 & PTE_ADDR & mask_low(r->maxphyaddr);
     } else if (pae) {
         uint64_t pdpte = r->pdpte[bits(la, 31, 30)];
@@ -299,7 +286,7 @@ again:;
         }
         if (!(e & PTE_P))
             return page_fault(w, access, 0);
-        bool large = (e & PTE_PS) && shift > 12 && shift <= 30 && (wide || (r->cr4 & R_CR4_PSE));
+        bool large = (e & PTE_PS) && shift > 12 && shift <= 30 && (wide || (r->cr4 & CR4_PSE));
         bool leaf = shift == 12 || large;
         uint64_t reserved = high_reserved;
         if (shift >= 39 || (shift == 30 && !r->gbpages))
@@ -325,19 +312,19 @@ again:;
 
     /* Access rights. */
     bool user_page = rights & PTE_U, write = (access & MMU_ACCESS_MASK) == MMU_WRITE,
-         exec = (access & MMU_ACCESS_MASK) == MMU_EXEC, user = access & MMU_USER, wp = r->cr0 & R_CR0_WP;
+         exec = (access & MMU_ACCESS_MASK) == MMU_EXEC, user = access & MMU_USER, wp = r->cr0 & CR0_WP;
     bool ok = true;
     if (exec)
-        ok = !nx && (user ? user_page : !(user_page && (r->cr4 & R_CR4_SMEP)));
+        ok = !nx && (user ? user_page : !(user_page && (r->cr4 & CR4_SMEP)));
     else if (user)
         ok = user_page && (!write || (rights & PTE_W));
     else
         ok = (!write || (rights & PTE_W) || !wp) &&
-             !(user_page && (r->cr4 & R_CR4_SMAP) && ((access & MMU_IMPLICIT) || !r->ac));
+             !(user_page && (r->cr4 & CR4_SMAP) && ((access & MMU_IMPLICIT) || !r->ac));
     if (!ok)
         return page_fault(w, access, PF_P);
     uint8_t pkey = lma ? (uint8_t)bits(e, 62, 59) : 0;
-    bool keys = lma && (r->cr4 & (user_page ? R_CR4_PKE : R_CR4_PKS));
+    bool keys = lma && (r->cr4 & (user_page ? CR4_PKE : CR4_PKS));
     uint32_t key = keys ? (user_page ? r->pkru : r->pkrs) >> (2 * pkey) & 3 : 0;
     if (!exec && ((key & 1) || (write && (key & 2) && (user || wp))))
         return page_fault(w, access, PF_P | PF_PK);
@@ -371,7 +358,7 @@ again:;
         .sup_writable = dirty,
         .user = user_page,
         .executable = !nx,
-        .global = (e & PTE_G) && (r->cr4 & R_CR4_PGE),
+        .global = (e & PTE_G) && (r->cr4 & CR4_PGE),
         .pkey = pkey,
     };
     out->hpa = HPA(out->gpa.v);
@@ -385,18 +372,18 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
 {
     /* "Guest Mode Execute Trap Extension": a guest supervisor's accesses are a supervisor's, with SMEP in force. */
     unsigned user = s->npt_gmet && !table_access ? access & MMU_USER : MMU_USER;
-    struct mmu_regs r = {.cr0 = s->npt_cr0 | R_CR0_PG | R_CR0_WP,
+    struct mmu_regs r = {.cr0 = s->npt_cr0 | CR0_PG | CR0_WP,
                          .cr3 = s->root,
-                         .cr4 = (s->npt_cr4 & ~(R_CR4_PKE | R_CR4_SMEP | R_CR4_SMAP | R_CR4_PKS | R_CR4_PGE)) |
-                                (s->npt_gmet ? R_CR4_SMEP : 0),
+                         .cr4 = (s->npt_cr4 & ~(CR4_PKE | CR4_SMEP | CR4_SMAP | CR4_PKS | CR4_PGE)) |
+                                (s->npt_gmet ? CR4_SMEP : 0),
                          .efer = s->npt_efer,
                          .pdpte_in_memory = true,
                          .maxphyaddr = s->maxphyaddr,
                          .gbpages = s->gbpages,
                          .amd = true};
     struct walk w = {.m = m, .r = &r, .fault = fault, .la_valid = la_valid};
-    bool lma = r.efer & R_EFER_LMA;
-    unsigned width = lma ? (r.cr4 & R_CR4_LA57 ? 57 : 48) : 32;
+    bool lma = r.efer & EFER_LMA;
+    unsigned width = lma ? (r.cr4 & CR4_LA57 ? 57 : 48) : 32;
     unsigned kind = table_access ? MMU_WRITE : access & MMU_ACCESS_MASK;
     enum mmu_fault_kind k;
     /* A guest-physical address beyond what the nested tables can translate is not present. */
@@ -440,7 +427,7 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
                                   unsigned access, struct mmu_result *out, struct mmu_fault *fault)
 {
     struct walk w = {.m = m, .r = r, .s = s, .fault = fault, .la_valid = true};
-    if (r->cr0 & R_CR0_PG) {
+    if (r->cr0 & CR0_PG) {
         enum mmu_fault_kind k = walk_tables(&w, la.v, access, out);
         if (k != MMU_OK)
             return k;
@@ -455,7 +442,7 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
 
     /* Mode-based execute control asks whether the *page* is a user page, not who fetches (SDM 3C, "EPT Violations"). */
     struct mmu_result second;
-    unsigned second_access = (access & ~(unsigned)MMU_USER) | (out->user && (r->cr0 & R_CR0_PG) ? MMU_USER : 0);
+    unsigned second_access = (access & ~(unsigned)MMU_USER) | (out->user && (r->cr0 & CR0_PG) ? MMU_USER : 0);
     if (s->kind == MMU_SECOND_NPT)
         second_access = access;
     enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);
