@@ -21,7 +21,7 @@ $(images): $(B)/images/%: tests/images/%.c $(wildcard tests/images/rt/*) $(wildc
 	@mkdir -p $(@D)
 	$(Q)$(IMAGE_CC) $(call image_m,$*) $(IMAGE_CFLAGS) '-DIMAGE_NAME="$*"' -MMD -MP -MF $@.d -nostdlib -static -no-pie -Wl,-z,noexecstack -Wl,--no-warn-rwx-segments \
 		-Wl,--build-id=none -Wl,-z,max-page-size=4096 -Wl,-T,tests/images/rt/image.ld -o $@.elf \
-		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $(or $(wildcard tests/images/$*.S),$(if $(filter vmx% svm%,$*),src/native/enter.S)) $(image_more_$*) $<
+		tests/images/rt/boot$(if $(filter %64,$*),64,32).S tests/images/rt/rt.c $(or $(wildcard tests/images/$*.S),$(if $(filter vmx% svm% smm%,$*),src/native/enter.S)) $(image_more_$*) $<
 	$(Q)$(IMAGE_OBJCOPY) -O elf32-i386 $@.elf $@
 
 

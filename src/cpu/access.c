@@ -36,6 +36,7 @@ void cpu_mmu_regs(const struct cpu *c, struct mmu_regs *out)
         .maxphyaddr = c->model->maxphyaddr,
         .gbpages = model_has(c->model, FEATURE_pdpe1gb),
         .amd = model_is_amd(c->model),
+        .smram_alias = c->smram_alias,
     };
 }
 
@@ -125,6 +126,7 @@ static bool place_find(struct cpu *c, la_t la, unsigned len, unsigned access, st
         if (mmu_translate(c->mem, &regs, second_of(c), la, access, &r, &f) != MMU_OK)
             return raise_walk_fault(c, &f, la, access);
         grant(c, view, &r, &g);
+        r.hpa = cpu_smram(c, r.hpa);
         hpa_t hpa = HPA(r.hpa.v & PAGE_BASE);
         uint8_t *host = NULL;
         unsigned unused;

@@ -237,6 +237,7 @@ struct virt_ops {
     bool (*wrmsr)(struct cpu *c, uint32_t msr, uint64_t v, bool *fault);
     bool (*cr_fixed)(struct cpu *c, unsigned cr, uint64_t v); /* false: #GP (VMX operation's fixed bits) */
     bool (*init_blocked)(struct cpu *c);
+    void (*rsm)(struct cpu *c, bool to_guest, uint64_t *cr0, uint64_t *cr4); /* the values that RSM is about to load */
     void (*reset)(struct cpu *c);
 };
 
@@ -339,6 +340,23 @@ struct cpu_note {
 };
 #define CPU_NOTES 32
 
+/* What the processor keeps to itself while it is in system-management mode (smm.c). */
+struct cpu_smm_kept {
+    const struct guest_ops *guest;
+    uint64_t icpt, pending_dbg, apic_access_page;
+    struct mmu_second second;
+    uint16_t vpid;
+    uint8_t cpl;
+    bool step_guest, nmi_blocked, shadow_sti, shadow_movss, vmxe /* CR4.VMXE */;
+};
+/* The last I/O instruction that an SMI may have been raised by. */
+struct cpu_smi_io {
+    uint64_t at; /* icount behind it */
+    uint64_t rip, rcx, rsi, rdi, la;
+    uint16_t port;
+    uint8_t size; /* bytes; 0: none */
+    bool in, string, rep, imm;
+};
 struct cpu {
     /* --- hot: what blocks touch ------------------------------------------------------------------------------- */
     uint64_t gpr[GPR_SLOTS];
@@ -409,8 +427,11 @@ struct cpu {
     bool nmi_blocked, smi_blocked;
     bool nmi_pending, smi_pending, init_pending, sipi_pending;
     uint8_t sipi_vector;
-    bool gif; /* AMD: global interrupt flag; true on Intel */
-    bool in_smm;
+    bool gif;                          /* AMD: global interrupt flag; true on Intel */
+    bool in_smm, smram_on, smram_open; /* the latter: there is SMRAM; it is visible outside of SMM too */
+    uint64_t smram_alias;              /* SMM_ALIAS while this processor sees SMRAM, else 0 */
+    struct cpu_smm_kept smm;
+    struct cpu_smi_io smi_io;
     bool bsp;
     uint64_t pending_dbg; /* DR6-like bits of debug exceptions that wait for the instruction boundary */
     uint8_t insn_len; /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
@@ -521,6 +542,19 @@ bool cpu_write_xcr0(struct cpu *c, uint64_t v);
 bool cpu_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v);
 bool cpu_wrmsr(struct cpu *c, uint32_t msr, uint64_t v);
 void cpu_cpuid(struct cpu *c, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+
+/* --- system-management mode (smm.c)
+ * ------------------------------------------------------------------------------------ */
+void cpu_smm_enter(struct cpu *c);                  /* between instructions */
+void cpu_smm_leave(struct cpu *c);                  /* RSM; shutdown when the state-save area holds no valid state */
+void cpu_smm_command(struct cpu *c, unsigned bits); /* AMD's SMM_CTL */
+/* Where a physical address of this processor leads: SMRAM, or itself. */
+hpa_t cpu_smram(const struct cpu *c, hpa_t pa);
+/* The chipset's settings: there is SMRAM at SMM_RAM (plain memory at SMM_RAM + SMM_ALIAS); open: visible always. */
+void cpu_set_smram(struct cpu *c, bool on, bool open);
+/* o accessed a port and an SMI is pending. */
+void cpu_note_smi_io(struct cpu *c, const struct op *o, uint16_t port, unsigned size, bool in, bool string, bool imm,
+                     uint64_t la);
 
 /* --- exceptions and events (event.c)
  * ---------------------------------------------------------------------------------- */

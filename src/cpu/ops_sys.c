@@ -815,14 +815,6 @@ void op_wrgsbase(struct cpu *c, const struct op *o)
  * ------------------------------------------------------------------------------------------------------------------------------
  */
 
-void op_rsm(struct cpu *c, const struct op *o)
-{
-    c->cur = o;
-    if (INTERCEPT(c, o, RSM, 0))
-        return;
-    RAISE(c, EXC_UD); /* outside system-management mode */
-}
-
 /* Unused in this processor's models' SMX: GETSEC is #UD without CR4.SMXE. */
 void op_getsec(struct cpu *c, const struct op *o)
 {

@@ -482,6 +482,13 @@ static void io_write(struct cpu *c, uint16_t port, unsigned size, uint32_t v)
         cpu_io_breakpoint(c, port, size);
 }
 
+static void note_smi(struct cpu *c, const struct op *o, uint16_t port, unsigned size, bool in, bool string, bool imm,
+                     uint64_t la)
+{
+    if (unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED) & ATT_SMI))
+        cpu_note_smi_io(c, o, port, size, in, string, imm, la);
+}
+
 /* Bytes: decode.h gives 1, 2 or 4 as the operand size; a 64-bit operand size is 32 bits here. */
 static unsigned io_size(const struct op *o)
 {
@@ -496,6 +503,7 @@ static void in_port(struct cpu *c, const struct op *o, uint16_t port, bool imm)
     if (!cpu_io_allowed(c, port, size) || icpt_io(c, o, port, size, true, false, imm, SEG_NONE, 0))
         return;
     io_read(c, port, size, raw);
+    note_smi(c, o, port, size, true, false, imm, 0);
     switch (size) {
     case 1: op_set_r8(c, 0, raw[0]); break;
     case 2: op_set_r16(c, 0, load16(raw)); break;
@@ -510,6 +518,7 @@ static void out_port(struct cpu *c, const struct op *o, uint16_t port, bool imm)
     if (!cpu_io_allowed(c, port, size) || icpt_io(c, o, port, size, false, false, imm, SEG_NONE, 0))
         return;
     io_write(c, port, size, (uint32_t)(c->gpr[GPR_RAX] & mask_low(8 * size)));
+    note_smi(c, o, port, size, false, false, imm, 0);
     END_NEXT(c, o);
 }
 static void op_in_imm(struct cpu *c, const struct op *o)
@@ -576,6 +585,7 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
                 return;
             io_write(c, port, size, size == 1 ? raw[0] : size == 2 ? load16(raw) : load32(raw));
         }
+        note_smi(c, o, port, size, in, true, false, la);
         uint64_t next = c->gpr[index] + (c->rflags_rest & FLAG_DF ? -(uint64_t)size : size);
         if (op_asize(o) == 2)
             op_set_r16(c, 8 * index, (uint16_t)next);

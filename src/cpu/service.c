@@ -199,7 +199,8 @@ bool cpu_service(struct cpu *c)
     }
 
     /* INIT, start-up. */
-    if (unlikely(c->init_pending) && c->gif && !(c->virt && c->virt->init_blocked && c->virt->init_blocked(c))) {
+    if (unlikely(c->init_pending) && c->gif && !c->in_smm &&
+        !(c->virt && c->virt->init_blocked && c->virt->init_blocked(c))) {
         c->init_pending = false;
         if (c->guest && c->guest->init) {
             if (c->guest->init(c))
@@ -220,11 +221,16 @@ bool cpu_service(struct cpu *c)
     }
     if (c->activity == ACTIVITY_WAIT_SIPI)
         return idle(c);
-    /* NYI: system-management mode. An SMI reaches a guest's intercept, and nothing else. */
-    if (unlikely(c->smi_pending) && c->gif) {
+    /* A hosted machine has no firmware that could handle it: there an SMI reaches a guest's intercept and nothing else.
+     */
+    if (unlikely(c->smi_pending) && c->gif && !c->in_smm) {
         c->smi_pending = false;
         if (c->guest && c->guest->smi && c->guest->smi(c))
             return true;
+        if (!c->native_host) {
+            cpu_smm_enter(c);
+            return true;
+        }
     }
 
     /* Debug traps of the previous instruction. */

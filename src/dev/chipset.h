@@ -46,6 +46,8 @@ void isa_bridge_pirq(struct isa_bridge *b, unsigned line, bool level);
 
 #define CHIPSET_PMBA      0x40 /* where the ACPI registers decode */
 #define CHIPSET_PMREGMISC 0x80 /* bit 0: they do */
+#define CHIPSET_DEVACTB   0x58
+#define CHIPSET_APMC_EN   (1u << 25) /* a write to port 0xb2 raises SMI# */
 
 struct pm_bridge {
     struct pci_function fn;

@@ -382,8 +382,30 @@ static void map_bar(void *opaque, struct pci_function *f, unsigned bar, uint64_t
         map_memory(opaque, b, base, on);
 }
 
+static void smram_changed(void *opaque, uint8_t value)
+{
+    struct pc *pc = opaque;
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        cpu_set_smram(pc->machine->cpu[i].cpu, value & CHIPSET_SMRAM_ON, value & CHIPSET_SMRAM_OPEN);
+}
+
+/* SMI# goes to every processor; one that waits for its start-up IPI does not see it. */
+static void software_smi(void *opaque, uint8_t command)
+{
+    struct pc *pc = opaque;
+    if (!(pci_get(&pc->pm_bridge.fn, CHIPSET_DEVACTB, 4) & CHIPSET_APMC_EN))
+        return;
+    for (unsigned i = 0; i < pc->machine->cpus; i++)
+        if (pc->machine->cpu[i].cpu->activity != ACTIVITY_WAIT_SIPI)
+            cpu_attend(pc->machine->cpu[i].cpu, ATT_SMI);
+}
+
 static void wire_chipset(struct pc *pc)
 {
+    pc->host_bridge.smram = smram_changed;
+    pc->host_bridge.opaque = pc;
+    pc->apm.smi = software_smi;
+    pc->apm.opaque = pc;
     pc->pci.map = map_bar;
     pc->pci.intx = intx;
     pc->pci.opaque = pc;

@@ -8,7 +8,7 @@
  * that lies behind what another has read. A turn ends with the quantum, with HLT, or with PAUSE. When all wait, time
  * goes on to the next deadline.
  *
- * NYI: SMM, one host thread for each processor.
+ * NYI: one host thread for each processor.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -105,7 +105,8 @@ static bool build(struct pc *pc, const struct pc_config *config, char *error)
                  (unsigned long long)(config->mem >> 20), m->model.name, m->model.maxphyaddr);
         return false;
     }
-    if (high && !mem_add_ram(m->mem, HPA(PC_HIGH), high)) {
+    if ((high && !mem_add_ram(m->mem, HPA(PC_HIGH), high)) ||
+        !mem_add_ram(m->mem, HPA(SMM_RAM + SMM_ALIAS), SMM_RAM_SIZE)) {
         snprintf(error, PC_ERROR_MAX, "the host has no memory for a machine with %llu MiB of RAM: use a smaller --mem",
                  (unsigned long long)(config->mem >> 20));
         return false;

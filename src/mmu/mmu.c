@@ -189,6 +189,8 @@ static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uin
 static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool write, hpa_t *out)
 {
     *out = HPA(at.v);
+    if (unlikely(w->r->smram_alias) && at.v - SMM_RAM < SMM_RAM_SIZE)
+        out->v += w->r->smram_alias;
     if (!w->s || w->s->kind == MMU_SECOND_NONE)
         return MMU_OK;
     uint64_t page = at.v & PAGE_BASE;

@@ -11,6 +11,10 @@
 #include "src/base/base.h"
 #include "src/mem/mem.h"
 
+#define SMM_RAM      0xa0000u /* physical address of SMRAM ... */
+#define SMM_RAM_SIZE 0x20000u
+#define SMM_ALIAS    BIT(52) /* ... and what is added to it for a processor that sees it */
+
 /* The registers that linear-address translation depends on. */
 struct mmu_regs {
     uint64_t cr0, cr3, cr4, efer;
@@ -19,8 +23,9 @@ struct mmu_regs {
     bool pdpte_in_memory;
     bool ac; /* RFLAGS.AC, for SMAP */
     uint32_t pkru, pkrs;
-    uint8_t maxphyaddr; /* physical-address width of the model */
-    bool gbpages, amd;  /* 1-GiB pages; vendor where reserved bits differ */
+    uint8_t maxphyaddr;   /* physical-address width of the model */
+    uint64_t smram_alias; /* added to the addresses of paging structures in SMRAM, when the processor sees it; or 0 */
+    bool gbpages, amd;    /* 1-GiB pages; vendor where reserved bits differ */
 };
 
 /* Guest-physical pages that held paging structures, with what the second level makes of them: SDM volume 3C, "Caching

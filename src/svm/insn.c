@@ -357,7 +357,7 @@ static bool on_wrmsr(struct cpu *c, uint32_t msr, uint64_t v, bool *fault)
                 c->msr.vm_cr &= ~(uint64_t)SVM_VM_CR_LOCK;
         }
         return true;
-    case SVM_MSR_SMM_CTL: s->smm_ctl = v & 0x1f; return true;
+    case SVM_MSR_SMM_CTL: cpu_smm_command(c, v & 0x1f); return true;
     case SVM_MSR_TSC_RATIO:
         *fault = !s->tsc_rate || v >> 40;
         if (!*fault)

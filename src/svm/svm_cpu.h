@@ -60,8 +60,8 @@ struct svm_cpu {
         uint64_t cr0, cr4, efer;
     } tlb_mode;
 
-    uint64_t ignne, smm_ctl, key; /* MSRs */
-    struct svm_caps caps;         /* of the model */
+    uint64_t ignne, key;  /* MSRs */
+    struct svm_caps caps; /* of the model */
     bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet,
         wide;
 

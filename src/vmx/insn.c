@@ -10,7 +10,7 @@
 
 bool vmx_on(const struct cpu *c)
 {
-    return c->vmx && vmx_of(c)->on;
+    return c->vmx && vmx_of(c)->on && !c->in_smm;
 }
 
 /* "Conventions": VMfail(ErrorNumber). */
@@ -332,6 +332,9 @@ static bool vmx_wrmsr(struct cpu *c, uint32_t msr, uint64_t v, bool *fault)
 static bool vmx_cr_fixed(struct cpu *c, unsigned cr, uint64_t v)
 {
     const struct vmx_cpu *x = vmx_of(c);
+    /* "Protection of CR4.VMXE in SMM". */
+    if (c->in_smm)
+        return cr != 4 || !(v & CR4_VMXE);
     if (!x->on)
         return true;
     if (cr == 4)
@@ -345,6 +348,22 @@ static bool vmx_cr_fixed(struct cpu *c, unsigned cr, uint64_t v)
 static bool vmx_init_blocked(struct cpu *c)
 {
     return vmx_of(c)->on && !c->guest;
+}
+
+/* "Default Treatment of RSM". */
+static void vmx_rsm(struct cpu *c, bool to_guest, uint64_t *cr0, uint64_t *cr4)
+{
+    const struct vmx_cpu *x = vmx_of(c);
+    *cr4 &= ~(uint64_t)CR4_VMXE;
+    if (!x->on) {
+        *cr4 |= c->smm.vmxe ? CR4_VMXE : 0;
+        return;
+    }
+    uint64_t fixed0 = x->caps.cr0_fixed0;
+    if (to_guest && (x->proc2 & VMX_PROC2_UNRESTRICTED_GUEST))
+        fixed0 &= ~(CR0_PE | CR0_PG);
+    *cr0 = (*cr0 | fixed0) & x->caps.cr0_fixed1;
+    *cr4 = (*cr4 | x->caps.cr4_fixed0) & x->caps.cr4_fixed1;
 }
 
 static void vmx_reset(struct cpu *c)
@@ -372,6 +391,7 @@ bool vmx_attach(struct cpu *c)
         .wrmsr = vmx_wrmsr,
         .cr_fixed = vmx_cr_fixed,
         .init_blocked = vmx_init_blocked,
+        .rsm = vmx_rsm,
         .reset = vmx_reset,
     };
     vmx_install_instructions(&x->ops);
