@@ -323,14 +323,14 @@ enum cpu_watch {
     WATCH_ENTRY = 1 << 1,     /* guest state is loaded, nothing injected. a: enum watch_entry; b: address of the VMCS or
                                  VMCB, or the VM-instruction error; rip: the guest's, or that of the instruction */
     WATCH_INTERRUPT = 1 << 2, /* an interrupt, NMI or INT n goes through the IDT, INIT, SIPI. a: vector, 15:8 enum
-                                 event_type, or WATCH_INIT, WATCH_SIPI */
+                                 event_type, or WATCH_INIT, WATCH_SIPI, WATCH_SMI, WATCH_RSM */
     WATCH_EXCEPTION = 1 << 3, /* goes through the IDT. a: as before, bit 16 if 63:32 is an error code; b: payload */
     WATCH_IO = 1 << 4,        /* a: port, 23:16 size in bytes, bit 24 in; b: value */
     WATCH_MSR = 1 << 5,       /* RDMSR, WRMSR. a: number, bit 32 written, bit 33 #GP; b: value */
     WATCH_INSN = 1 << 6,      /* is about to be executed. a: host address of its bytes; b: their number */
 };
 enum watch_entry { WATCH_VMLAUNCH, WATCH_VMRESUME, WATCH_VMRUN, WATCH_ENTRY_KIND = 3, WATCH_ENTRY_FAILED = 4 };
-enum { WATCH_INIT = 1 << 17, WATCH_SIPI = 1 << 18, WATCH_SHUTDOWN = 1 << 19 };
+enum { WATCH_INIT = 1 << 17, WATCH_SIPI = 1 << 18, WATCH_SHUTDOWN = 1 << 19, WATCH_SMI = 1 << 20, WATCH_RSM = 1 << 21 };
 struct cpu_note {
     uint64_t icount, rip, a, b;
     uint16_t cs;

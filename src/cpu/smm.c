@@ -192,6 +192,7 @@ void cpu_smm_enter(struct cpu *c)
         s.io_rdi = c->smi_io.rdi;
     }
     c->smi_io.size = 0;
+    cpu_note(c, WATCH_INTERRUPT, WATCH_SMI, 0);
     if (c->second.kind == MMU_SECOND_EPT)
         s.ept_enabled = 1, s.eptp = c->second.root;
     if (c->guest && format_of(c) == AMD)
@@ -356,6 +357,7 @@ void op_rsm(struct cpu *c, const struct op *o)
         cpu_raise(c, EXC_UD, 0);
         return;
     }
+    cpu_note(c, WATCH_INTERRUPT, WATCH_RSM, 0);
     c->icount += (uint64_t)o->n + 1;
     cpu_smm_leave(c);
 }

@@ -169,6 +169,8 @@ static void add_event_name(struct text *t, const struct cpu_note *n)
         text_add(t, "INIT");
     else if (n->a & WATCH_SIPI)
         text_add(t, "SIPI vector=0x%x", vector);
+    else if (n->a & (WATCH_SMI | WATCH_RSM))
+        text_add(t, n->a & WATCH_SMI ? "SMI" : "RSM");
     else if (n->a & WATCH_SHUTDOWN)
         text_add(t, n->b ? "VMX_ABORT indicator=%llu" : "SHUTDOWN", TX(n->b));
     else if (name)
