@@ -574,14 +574,15 @@ void cpu_note_event(struct cpu *c, const struct cpu_event *ev); /* an interrupt 
 COLD void cpu_told(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b);
 INLINE void cpu_note(struct cpu *c, enum cpu_watch what, uint64_t a, uint64_t b)
 {
-    c->note[c->noted++ % CPU_NOTES] = (struct cpu_note){.icount = c->icount,
-                                                        .rip = c->rip,
-                                                        .a = a,
-                                                        .b = b,
-                                                        .cs = c->seg[SEG_CS].sel,
-                                                        .what = (uint8_t)what,
-                                                        .mode = c->mode,
-                                                        .guest = c->guest != NULL};
+    struct cpu_note *n = &c->note[c->noted++ % CPU_NOTES];
+    n->icount = c->icount;
+    n->rip = c->rip;
+    n->a = a;
+    n->b = b;
+    n->cs = c->seg[SEG_CS].sel;
+    n->what = (uint8_t)what;
+    n->mode = c->mode;
+    n->guest = c->guest != NULL;
     if (unlikely(c->watching & what))
         cpu_told(c, what, a, b);
 }
