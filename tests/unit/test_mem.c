@@ -175,7 +175,7 @@ static void shadow_below_1_mib(void **state)
     struct mem *m = *state;
     uint32_t v = 0x11111111, got = 0;
     assert_true(mem_add_ram(m, HPA(0), 0x200000));
-    mem_set_shadow(m, 0xfffd, 0x7ffe); /* the first part neither, the second writes alone, the last reads alone */
+    mem_set_shadow(m, 0xfffc, 0x7ffe); /* the first part neither, the second writes alone, the last reads alone */
     assert_null(mem_host(m, HPA(0xc0000), 16, false));
     assert_null(mem_host(m, HPA(0xbfff0), 32, false));
     assert_non_null(mem_host(m, HPA(0xbfff0), 16, true));
