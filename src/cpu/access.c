@@ -344,12 +344,14 @@ static bool data_breakpoints(struct cpu *c, const struct op *o, uint64_t la, uns
     return true;
 }
 
-/* The checks that the fast path's tag stands for, except paging. */
+/* The checks that the fast path's tag stands for, except paging. An operand that begins below the canonical range's end
+ * is first checked for its alignment, then for where it ends: as silicon. */
 static bool explicit_checks(struct cpu *c, const struct op *o, uint64_t la, unsigned size, bool write)
 {
-    if (!canonical_check(c, o, la, size))
-        return false;
-    return likely(!c->check_all) || (alignment_check(c, o, la, size) && data_breakpoints(c, o, la, size, write));
+    if (likely(!c->check_all))
+        return canonical_check(c, o, la, size);
+    return canonical_check(c, o, la, 1) && alignment_check(c, o, la, size) && canonical_check(c, o, la, size) &&
+           data_breakpoints(c, o, la, size, write);
 }
 
 bool op_read_slow(struct cpu *c, const struct op *o, uint64_t la, void *buf, unsigned size)

@@ -52,6 +52,8 @@ UASM(u_movds_beyond, "mov $0x5003, %eax; mov %eax, %ds");
 UASM(u_movss_beyond, "mov $0x5003, %eax; mov %eax, %ss");
 UASM(u_movcs, ".byte 0x8e, 0xc8"); /* MOV to CS: #UD */
 UASM(u_align, "pushfq; orl $0x40000, (%rsp); popfq; mov 1(%rsp), %rax");
+UASM(u_align_end, "pushfq; orl $0x40000, (%rsp); popfq; mov $0x7fffffffffff, %rax; mov (%rax), %rax");
+UASM(u_align_out, "pushfq; orl $0x40000, (%rsp); popfq; mov $0x800000000001, %rax; mov (%rax), %rax");
 UASM(u_align_byte, "pushfq; orl $0x40000, (%rsp); popfq; mov 1(%rsp), %al; pushfq; andl $~0x40000, (%rsp); popfq");
 UASM(u_noncanon, "mov $0x8000000000000000, %rax; mov (%rax), %rax");
 UASM(u_noncanon_ss, "mov $0x8000000000000000, %rbp; mov (%rbp), %rax");
@@ -316,6 +318,8 @@ static void kernel_faults(void)
     /* #AC: CPL 3 only, AM and AC both */
     wrcr0(rdcr0() | 0x40000);
     expect_exc("cpl3 unaligned with AM=1, AC=1", user(u_align), AC, 0);
+    expect_exc("cpl3 unaligned, across the end of the canonical range, AC=1", user(u_align_end), AC, 0);
+    expect_exc("cpl3 unaligned, beyond the canonical range, AC=1", user(u_align_out), GP, 0);
     expect_exc("cpl3 byte access with AM=1, AC=1", user(u_align_byte), RT_RETURN, 0);
     e = TRY(ASM("pushfq; orl $0x40000, (%%rsp); popfq; mov 1(%%rsp), %%rax; pushfq; andl $~0x40000, (%%rsp); popfq"
                 :
