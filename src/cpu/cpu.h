@@ -271,6 +271,7 @@ enum attention {
     ATT_TLB = 1 << 9,    /* another processor noted a code page: withdraw write tags */
     ATT_STEP = 1 << 10,  /* RFLAGS.TF is set, or instruction breakpoints are on: run one instruction at a time */
     ATT_DEADLINE = 1 << 11,
+    ATT_IDLE = 1 << 12, /* the processor waits: cpu_service() has to look again */
 };
 
 /* Why cpu_run() returned. */
@@ -467,6 +468,8 @@ struct cpu {
         struct cpu *c,
         uint64_t until_tsc); /* real clock: sleep; null: STOP_IDLE on the real clock, skip time on the virtual one */
     bool takes_turns;        /* with others on one thread: PAUSE leaves cpu_run() (STOP_KICK), MONITOR keeps the line */
+    bool (*others_wait)(struct cpu *c); /* takes_turns: whether no other has anything to do, so that PAUSE goes on; may
+                                           be null */
     const uint8_t *mon_line; /* takes_turns: the line that MONITOR armed; NULL: not plain memory */
     uint8_t mon_data[64];    /* what stood there */
     bool native_host;        /* the host of guest mode is native code: VM exits and host exceptions leave cpu_run() */

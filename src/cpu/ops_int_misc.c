@@ -183,10 +183,10 @@ void op_pause(struct cpu *c, const struct op *o)
     c->cur = o;
     if (cpu_icpt_on(c, ICPT_PAUSE) && cpu_intercept(c, o, ICPT_PAUSE, 0))
         return;
-    if (unlikely(c->takes_turns)) {
+    if (unlikely(c->takes_turns) && !(c->others_wait && c->others_wait(c))) {
+        /* The turn ends here, not with the block: a lock taken back after PAUSE would never be seen free. */
         cpu_attend(c, ATT_KICK);
-        END_NEXT(
-            c, o); /* the turn ends here, not with the block: a lock taken back after PAUSE would never be seen free */
+        END_NEXT(c, o);
     }
     NEXT(c, o);
 }

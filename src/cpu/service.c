@@ -96,7 +96,7 @@ static void start_up(struct cpu *c)
 /* Nothing to do until an event. Always true: look again. */
 static bool idle(struct cpu *c)
 {
-    cpu_attend(c, ATT_INTR); /* the next cpu_run() has to come here again */
+    cpu_attend(c, ATT_IDLE); /* the next cpu_run() has to come here again */
     uint64_t next = cpu_next_event(c);
     if (c->activity == ACTIVITY_WAIT_SIPI)
         next = UINT64_MAX;
@@ -165,8 +165,10 @@ static int interrupt(struct cpu *c, bool shadow)
 bool cpu_service(struct cpu *c)
 {
     uint32_t att = take(c, ATT_INTR | ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_KICK | ATT_GUEST | ATT_TRAP |
-                               ATT_SHADOW | ATT_DEADLINE);
+                               ATT_SHADOW | ATT_DEADLINE | ATT_IDLE);
     c->cur = NULL;
+    if (att & ATT_IDLE)
+        att |= ATT_INTR;
     if ((att & ATT_DEADLINE) || c->icount >= c->deadline) {
         cpu_run_timers(c);
         att |= take(c, ATT_INTR | ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_GUEST);

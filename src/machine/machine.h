@@ -27,6 +27,7 @@ struct machine_cpu {
     struct cpu *cpu;
     struct lapic lapic;
     struct binding *bound; /* atomic */
+    uint64_t wakes;        /* a software PC's processor that waits: its next deadline, ticks */
 };
 
 /* Mapped pages of the process, for identity mode (identity.c). */

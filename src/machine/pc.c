@@ -60,10 +60,26 @@ void pc_stop(struct pc *pc, enum pc_outcome why)
 
 static bool pc_idle(struct cpu *c, uint64_t until_tsc)
 {
-    struct pc *pc = ((struct vmenter_machine *)c->machine)->pc;
-    if (until_tsc != UINT64_MAX)
-        pc->wake = MIN(pc->wake, until_tsc - c->msr.tsc_adjust);
+    struct vmenter_machine *m = c->machine;
+    m->cpu[c->index].wakes = until_tsc == UINT64_MAX ? UINT64_MAX : until_tsc - c->msr.tsc_adjust;
+    m->pc->wake = MIN(m->pc->wake, m->cpu[c->index].wakes);
     return false;
+}
+
+/* Whether a processor waits, and nothing has come for it since it was found waiting. */
+static bool waits(const struct cpu *c)
+{
+    return c->activity != ACTIVITY_ACTIVE && __atomic_load_n(&c->attention, __ATOMIC_RELAXED) == ATT_IDLE &&
+           !(c->activity == ACTIVITY_MWAIT && c->mon_line && memcmp(c->mon_line, c->mon_data, sizeof c->mon_data) != 0);
+}
+
+static bool pc_others_wait(struct cpu *c)
+{
+    const struct vmenter_machine *m = c->machine;
+    for (unsigned i = 0; i < m->cpus; i++)
+        if (i != c->index && !waits(m->cpu[i].cpu))
+            return false;
+    return true;
 }
 
 static void prepare_processors(struct pc *pc)
@@ -74,6 +90,7 @@ static void prepare_processors(struct pc *pc)
         c->native_host = false;
         c->idle = pc_idle;
         c->takes_turns = pc->machine->cpus > 1;
+        c->others_wait = pc_others_wait;
         c->intr_line = board_extint;
         c->intr_opaque = mc;
         c->msr.mtrr_def_type = 0x806; /* write-back everywhere */
@@ -174,8 +191,12 @@ static void run_devices(struct pc *pc, uint64_t now)
 static bool turn(struct pc *pc, unsigned index)
 {
     struct cpu *c = pc->machine->cpu[index].cpu;
-    pc->current = index;
     uint64_t budget = SLICE;
+    if (!c->real_clock && waits(c) && pc->tsc < pc->machine->cpu[index].wakes) {
+        pc->wake = MIN(pc->wake, pc->machine->cpu[index].wakes);
+        return false;
+    }
+    pc->current = index;
     if (!c->real_clock) {
         uint64_t behind = pc->tsc - ticks(c), end = to_ticks(pc, pc->slice_end);
         if (behind) {
