@@ -1008,7 +1008,7 @@ static void finish(struct gen *g, struct rng *r, struct dcase *c, uint8_t *data,
         case ZYDIS_MNEMONIC_MASKMOVDQU: c->skip_fault = true; break;
         case ZYDIS_MNEMONIC_POPA:
         case ZYDIS_MNEMONIC_POPAD: c->loose_gpr = true; break;
-        case ZYDIS_MNEMONIC_FLDENV:
+        case ZYDIS_MNEMONIC_FLDENV: c->loose_state = true; /* fallthrough */
         case ZYDIS_MNEMONIC_FNSTENV: c->loose_fault = true; break;
         case ZYDIS_MNEMONIC_XRSTOR:
         case ZYDIS_MNEMONIC_XRSTOR64: c->loose_state = true; break;
