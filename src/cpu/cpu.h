@@ -185,6 +185,9 @@ struct guest_ops {
      * interrupts, interrupt and NMI windows, preemption timer, MTF. `intr`: a host interrupt is deliverable; nmi, smi,
      * init likewise. True: exited or delivered something. */
     bool (*events)(struct cpu *c);
+    /* What comes before the debug traps of the previous instruction: asked when attention says so and, with step_guest,
+     * at every boundary. Null: nothing. True: exited. */
+    bool (*before_traps)(struct cpu *c);
     bool (*interrupt)(struct cpu *c); /* physical interrupt pending and not blocked by the guest mode's rules: exits? */
     bool (*nmi)(struct cpu *c), (*smi)(struct cpu *c), (*init)(struct cpu *c), (*sipi)(struct cpu *c, uint8_t vector);
     /* May a physical interrupt be recognised now (host IF under V_INTR_MASKING, GIF, external-interrupt exiting)? */
@@ -445,6 +448,7 @@ struct cpu {
     bool mwait_any;            /* MWAIT ends at an interrupt even when interrupts are disabled */
     bool intr_waiting;         /* an interrupt was pending but could not be taken: look again when something unblocks */
     uint64_t step_stamp;       /* entries + exits when step_armed was set */
+    uint64_t delivered;        /* counts events that reached their handler */
     uint64_t rf_at;            /* RFLAGS.RF counts only while icount has this value: any instruction's end clears it */
     uint64_t shadow_at;        /* the shadow is in force only while icount has this value */
 

@@ -341,6 +341,7 @@ bool cpu_deliver(struct cpu *c, const struct cpu_event *event)
             c->shadow_sti = c->shadow_movss = false;
             c->activity = ACTIVITY_ACTIVE;
             c->nmi_unblocking_iret = false;
+            c->delivered++;
             return true;
         }
         ev = c->exc;

@@ -823,10 +823,12 @@ void op_getsec(struct cpu *c, const struct op *o)
 }
 
 /* UMWAIT and TPAUSE may end at once (SDM 2: for any implementation-dependent reason). */
+static bool may_wait(struct cpu *c)
+{
+    return !(c->cr4 & CR4_TSD) || !c->cpl || cpu_raise(c, EXC_GP, 0);
+}
 static void timed_wait(struct cpu *c, const struct op *o)
 {
-    if ((c->cr4 & CR4_TSD) && c->cpl)
-        return RAISE(c, EXC_GP);
     if (op_r32(c, o->r0) & ~1u)
         return RAISE(c, EXC_GP);
     flags_set_arith(c, 0);
@@ -835,13 +837,13 @@ static void timed_wait(struct cpu *c, const struct op *o)
 void op_umwait(struct cpu *c, const struct op *o)
 {
     c->cur = o;
-    if (!INTERCEPT(c, o, UMWAIT, 0))
+    if (may_wait(c) && !INTERCEPT(c, o, UMWAIT, 0))
         timed_wait(c, o);
 }
 void op_tpause(struct cpu *c, const struct op *o)
 {
     c->cur = o;
-    if (!INTERCEPT(c, o, TPAUSE, 0))
+    if (may_wait(c) && !INTERCEPT(c, o, TPAUSE, 0))
         timed_wait(c, o);
 }
 

@@ -11,9 +11,10 @@
  * repeated one) is run before the next call while ATT_STEP or ATT_SHADOW stands in attention; any number otherwise.
  *
  * The calls into guest mode: init(), sipi() and smi() when that event is there and the processor's own rules do not
- * block it; events() after debug traps and before NMIs; nmi() whenever an NMI is pending (it knows whether NMIs are
- * blocked for its guest: false leaves delivery to the processor's rule, nmi_blocked); interrupt() when an interrupt is
- * pending, no shadow is in force and intr_allowed() said yes (RFLAGS.IF decides where intr_allowed is null).
+ * block it; before_traps() and events() around debug traps, before NMIs; nmi() whenever an NMI is pending (it knows
+ * whether NMIs are blocked for its guest: false leaves delivery to the processor's rule, nmi_blocked); interrupt() when
+ * an interrupt is pending, no shadow is in force and intr_allowed() said yes (RFLAGS.IF decides where intr_allowed is
+ * null).
  */
 #include "src/cpu/sys.h"
 
@@ -235,6 +236,9 @@ bool cpu_service(struct cpu *c)
         }
     }
 
+    if (unlikely(c->guest) && c->guest->before_traps && ((att & ATT_GUEST) || c->step_guest) &&
+        c->guest->before_traps(c))
+        return true;
     /* Debug traps of the previous instruction. */
     if (unlikely(c->pending_dbg)) {
         if (movss) {

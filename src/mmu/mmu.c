@@ -358,6 +358,7 @@ again:;
         .readable = true,
         .writable = (rights & PTE_W) && dirty,
         .sup_writable = dirty,
+        .read_write = rights & PTE_W,
         .user = user_page,
         .executable = !nx,
         .global = (e & PTE_G) && (r->cr4 & CR4_PGE),
@@ -448,6 +449,13 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
     if (s->kind == MMU_SECOND_NPT)
         second_access = access;
     enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);
+    if (k == MMU_EPT_VIOLATION && s->ept_advanced) {
+        /* "Exit Qualification for EPT Violations": without paging a linear address is a user-mode one, of a read/write
+         * page that is not execute-disable. */
+        bool paging = r->cr0 & CR0_PG;
+        fault->error |= (!paging || out->user ? BIT(9) : 0) | (!paging || out->read_write ? BIT(10) : 0) |
+                        (paging && !out->executable ? BIT(11) : 0);
+    }
     if (k != MMU_OK)
         return k;
     out->hpa = HPA(mem_address(m, second.hpa.v));

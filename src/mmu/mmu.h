@@ -50,6 +50,7 @@ struct mmu_second {
     bool gbpages;
     bool ept_exec_only, ept_mbec, ept_ad; /* EPT capabilities and controls in force (ad: EPTP bit 6) */
     bool ept_paging_write, ept_sss;
+    bool ept_advanced;   /* exit qualification bits 9 to 11 are reported */
     uint64_t *pml_index; /* page-modification logging: the PML index, counted down; null: off */
     uint64_t pml_address;
     struct mmu_table_cache *tables; /* null: none is kept */
@@ -91,6 +92,7 @@ struct mmu_result {
     bool writable, user, executable, global; /* of the linear mapping and the second level together: writable is false
                                                 while a dirty bit is still to set */
     bool sup_writable;                       /* with CR0.WP clear a supervisor may write a read-only page */
+    bool read_write;                         /* R/W of the linear mapping alone, whatever its dirty flag */
     uint8_t pkey;
     uint8_t memtype;
 };

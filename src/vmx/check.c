@@ -11,15 +11,12 @@
  */
 #include "src/vmx/check.h"
 
-#define CR0_PE         1ull
-#define CR0_PG         (1ull << 31)
-#define CR4_PAE        (1ull << 5)
-#define CR4_LA57       (1ull << 12)
-#define CR4_PCIDE      (1ull << 17)
-#define CR4_CET        (1ull << 23)
-#define CR0_WP         (1ull << 16)
-#define EFER_LME       (1ull << 8)
-#define EFER_LMA       (1ull << 10)
+enum creg_bit {
+#define CREG(reg, name, bit, feature, title) reg##_##name = 1ull << (bit),
+#include "src/arch/creg.def"
+#undef CREG
+    CREG_BIT_WIDE = 1ull << 63 /* masks are used as 64-bit numbers */
+};
 #define S_CET_RESERVED 0x3c0ull
 #define S_CET_SUPPRESS (1ull << 10)
 #define S_CET_BOTH     (3ull << 10)

@@ -69,6 +69,7 @@ void vmx_load_second(struct cpu *c, struct vmcs *v)
         .ept_exec_only = x->caps.ept_vpid & VMX_EPT_CAP_EXECUTE_ONLY,
         .ept_mbec = x->proc2 & VMX_PROC2_MODE_BASED_EXECUTE_CONTROL,
         .ept_ad = f[F_EPT_POINTER] & VMX_EPTP_ACCESSED_DIRTY,
+        .ept_advanced = x->caps.ept_vpid & VMX_EPT_CAP_ADVANCED_EXIT_INFO,
     };
     if (x->proc2 & VMX_PROC2_ENABLE_PML) {
         c->second.pml_index = &v->f[F_GUEST_PML_INDEX];
@@ -298,12 +299,14 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
         return VMX_SUCCEED;
     }
     c->vpid = x->proc2 & VMX_PROC2_ENABLE_VPID ? (uint16_t)v->f[F_VPID] : 0;
-    if (!c->vpid || v->rights != vmx_translation_rights(c))
+    unsigned slot = c->vpid % VMX_VPID_SLOTS;
+    if (!c->vpid || x->guest_rights[slot].vpid != c->vpid || x->guest_rights[slot].rights != vmx_translation_rights(c))
         tlb_flush_matching(&c->tlbs, c->vpid, -1, 0, true, false);
     c->icpt = v->icpt;
     c->guest = &vmx_guest_ops;
     c->step_guest = x->proc & VMX_PROC_MONITOR_TRAP_FLAG;
     x->mtf_from = c->icount;
+    x->mtf_delivered = c->delivered;
     cpu_update_translation(c);
 
     if (unlikely(v->f[F_ENTRY_MSR_LOAD_COUNT])) {

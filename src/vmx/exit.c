@@ -239,7 +239,8 @@ void vmx_exit(struct cpu *c, uint32_t reason, uint64_t qualification)
     record(c, v, reason, qualification);
     cpu_note(c, WATCH_EXIT, reason, qualification);
     save_guest(c, v);
-    v->rights = vmx_translation_rights(c);
+    x->guest_rights[c->vpid % VMX_VPID_SLOTS].vpid = c->vpid;
+    x->guest_rights[c->vpid % VMX_VPID_SLOTS].rights = vmx_translation_rights(c);
     if (x->pin & VMX_PIN_VIRTUAL_NMIS)
         c->nmi_blocked = false;
     if (reason == VMX_REASON_EXCEPTION_OR_NMI && VMX_INTR_TYPE(x->info.intr_info) == VMX_EVENT_NMI)

@@ -141,7 +141,7 @@ static bool guest_insn(struct cpu *c, enum icpt what, uint64_t info)
         if (!(x->proc2 & VMX_PROC2_ENABLE_USER_WAIT_AND_PAUSE))
             return undefined(c);
         if (o)
-            insn_info = (uint32_t)(o->r0 >> 3) << 3;
+            insn_info = (uint32_t)(o->r0 >> 3) << 3 | 1u << 11; /* a 32-bit register */
         break;
     case ICPT_XSAVES:
     case ICPT_XRSTORS: {
@@ -448,22 +448,31 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
 /* --- events between instructions
  * ------------------------------------------------------------------------------------------------ */
 
-static bool guest_events(struct cpu *c)
+/* Trap-like VM exits: pending debug exceptions are saved by them, not delivered before. "Monitor Trap Flag": MTF VM
+ * exits take priority over debug-trap exceptions; one is pending after an instruction, and after the delivery of an
+ * event that came before one. */
+static bool guest_before_traps(struct cpu *c)
 {
     struct vmx_cpu *x = vmx_of(c);
     if (vmx_apic_events(c))
         return true;
-    if (unlikely(x->tpr_below)) {
-        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
-        return true;
-    }
-    /* "Monitor Trap Flag". */
-    if (unlikely(x->mtf_pending || ((x->proc & VMX_PROC_MONITOR_TRAP_FLAG) && c->icount != x->mtf_from))) {
+    if (unlikely(x->mtf_pending || ((x->proc & VMX_PROC_MONITOR_TRAP_FLAG) &&
+                                    (c->icount != x->mtf_from || c->delivered != x->mtf_delivered)))) {
         vmx_exit(c, VMX_REASON_MONITOR_TRAP_FLAG, 0);
         return true;
     }
     if (unlikely(x->proc & VMX_PROC_MONITOR_TRAP_FLAG))
         cpu_attend(c, ATT_GUEST | ATT_STEP);
+    return false;
+}
+
+static bool guest_events(struct cpu *c)
+{
+    struct vmx_cpu *x = vmx_of(c);
+    if (unlikely(x->tpr_below)) {
+        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
+        return true;
+    }
     /* "VMX-Preemption Timer". */
     if (x->timer_end != UINT64_MAX && c->activity != ACTIVITY_WAIT_SIPI && cpu_tsc(c) >= x->timer_end) {
         vmx_exit(c, VMX_REASON_PREEMPTION_TIMER_EXPIRED, 0);
@@ -609,6 +618,7 @@ const struct guest_ops vmx_guest_ops = {
     .triple_fault = guest_triple_fault,
     .task_switch = guest_task_switch,
     .second_fault = guest_second_fault,
+    .before_traps = guest_before_traps,
     .events = guest_events,
     .interrupt = guest_interrupt,
     .nmi = guest_nmi,

@@ -111,7 +111,6 @@ struct vmcs *vmcs_load(struct cpu *c, uint64_t pa)
                        : vmcs_rows[i].width == VMCS_WIDTH_32 ? 0xffffffff
                                                              : ~0ull;
         v->dirty = GROUP_ALL;
-        v->rights = ~0ull; /* what this processor's TLB has for the VPID was not made by this VMCS */
     }
     v->last_used = ++x->clock;
     return v;

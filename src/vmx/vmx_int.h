@@ -36,15 +36,15 @@ struct vmcs {
     uint64_t last_used; /* of vmx_cpu.clock; 0: the pool's entry is free */
     uint32_t revision;  /* as in the region: bit 31 shadow-VMCS indicator */
     bool launched;
-    uint32_t epoch;  /* of VMX operation, at its launch */
-    uint32_t dirty;  /* GROUP_*: to be checked at the next VM entry */
-    uint64_t rights; /* vmx_translation_rights() of the guest at its last exit */
-    uint64_t icpt;   /* c->icpt in this guest, by its controls */
+    uint32_t epoch; /* of VMX operation, at its launch */
+    uint32_t dirty; /* GROUP_*: to be checked at the next VM entry */
+    uint64_t icpt;  /* c->icpt in this guest, by its controls */
     uint64_t f[F_COUNT];
 };
 #define VMCS_REVISION 0x0e57e201u
 
 #define VMX_POOL       16
+#define VMX_VPID_SLOTS 64
 #define VMX_BROKEN_MAX 64
 #define VMX_NO_VMCS    UINT64_MAX
 
@@ -71,10 +71,17 @@ struct vmx_cpu {
     uint16_t apic_write;      /* offset | 1: APIC-write emulation is to follow the instruction; 0: none */
     bool virtual_interrupt;   /* a pending virtual interrupt is recognised */
     uint64_t mtf_from;        /* icount at the entry: an instruction is over when it differs */
+    uint64_t mtf_delivered;   /* the same of delivered */
     uint64_t timer_end;       /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
     uint64_t timer_left;      /* its value where it does not count: wait-for-SIPI */
     uint64_t pause_last, pause_first; /* PAUSE-loop exiting: TSC of the last PAUSE at CPL 0, of the loop's first */
     uint64_t host_rights;             /* translation_rights() of the host at the last entry */
+    /* The same of the guest that last left with a VPID, whichever VMCS it had: what the TLB holds for that VPID was
+     * computed under them. By the VPID's low bits. */
+    struct {
+        uint16_t vpid;
+        uint64_t rights;
+    } guest_rights[VMX_VPID_SLOTS];
 
     /* Of the VM exit that is being made: what goes into the exit-information fields. */
     struct {

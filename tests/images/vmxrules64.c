@@ -1007,7 +1007,7 @@ static void ept(void)
     *e = 0;
     __vmx_invept(2, &d);
     check_eq("EPT violation, write", enter(), VMX_REASON_EPT_VIOLATION);
-    check_eq("... qualification", r(VMCS_EXIT_QUALIFICATION), 0x182);
+    check_eq("... qualification", r(VMCS_EXIT_QUALIFICATION) & 0x1ff, 0x182);
     check_eq("... guest-physical address", r(VMCS_GUEST_PHYSICAL_ADDRESS), 0x4000008);
     check_eq("... guest-linear address", r(VMCS_GUEST_LINEAR_ADDRESS), 0x4000008);
     check_eq("... RIP", r(VMCS_GUEST_RIP), A(code));

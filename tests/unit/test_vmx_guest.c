@@ -470,18 +470,18 @@ static void test_ept(void **state)
          0xff, 0xe0);
     rig_store(r, RIG_EPT_PD + 8 * 3, 0);
     expect_exit(r, VMX_REASON_EPT_VIOLATION);
-    expect_field(r, EXIT_QUALIFICATION, 0x182);
+    expect_field(r, EXIT_QUALIFICATION, 0x782); /* a user-mode address of a read/write page */
     expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600008);
     expect_field(r, GUEST_LINEAR_ADDRESS, 0x600008);
     expect_field(r, GUEST_RIP, RIG_CODE);
     /* Mapped read-only: the entry was not present, so nothing is cached. */
     rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | VMX_EPT_READ | VMX_EPT_MEMORY_TYPE(6));
     expect_exit(r, VMX_REASON_EPT_VIOLATION);
-    expect_field(r, EXIT_QUALIFICATION, 0x18a);
+    expect_field(r, EXIT_QUALIFICATION, 0x78a);
     uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
     rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 7);
     expect_exit(r, VMX_REASON_EPT_VIOLATION); /* the read is allowed; the fetch is not */
-    expect_field(r, EXIT_QUALIFICATION, 0x18c);
+    expect_field(r, EXIT_QUALIFICATION, 0x78c);
     expect_field(r, GUEST_RIP, 0x600000);
     rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | VMX_EPT_WRITE | VMX_EPT_MEMORY_TYPE(6));
     assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
@@ -523,6 +523,127 @@ static void test_stale(void **state)
     step_over(r);
     expect_exit(r, VMX_REASON_CPUID);
     assert_int_equal(r->c->gpr[GPR_RAX], 0x2222);
+    rig_destroy(r);
+}
+
+/* "Exit Qualification for EPT Violations", bits 9 to 11: the page as the guest's own tables have it. */
+static void test_ept_advanced(void **state)
+{
+    static const struct {
+        uint64_t pde, bits;
+    } pages[] = {
+        {7, 6}, {5, 2}, {3, 4}, {1, 0}, {7 | BIT(63), 0xe}, {1 | BIT(63), 8}, {1 | 1 << 6, 0},
+    };
+    static const char *const models[] = {"max", "nehalem"};
+    for (unsigned m = 0; m < 2; m++)
+        for (unsigned i = 0; i < ARRAY_LEN(pages); i++) {
+            struct rig *r = start(models[m], RIG_LONG);
+            CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00); /* mov eax, [0x600000] */
+            rig_store(r, RIG_GUEST_PD + 8 * 3, 0x600000 | 0x80 | pages[i].pde);
+            rig_store(r, RIG_EPT_PD + 8 * 3, 0);
+            expect_exit(r, VMX_REASON_EPT_VIOLATION);
+            expect_field(r, EXIT_QUALIFICATION, 0x181 | (m ? 0 : pages[i].bits << 8));
+            rig_destroy(r);
+        }
+    struct rig *r = start("max", RIG_PROT32); /* no paging */
+    CODE(r, 0xa1, 0x00, 0x00, 0x60, 0x00);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, EXIT_QUALIFICATION, 0x781);
+    rig_destroy(r);
+}
+
+/* Two VMCSs of one VPID whose guests differ in CR0.WP: a translation that one has used gives the other no rights. */
+static void test_shared_vpid(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x89, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xf4); /* mov [0x600000], eax; hlt */
+    rig_store(r, RIG_GUEST_PD + 8 * 3, 0x600000 | 0x85);     /* read-only */
+    expect_exit(r, VMX_REASON_HLT);
+    uint64_t f[F_COUNT];
+    memcpy(f, r->x->cur->f, sizeof f);
+    assert_int_equal(vmx_vmclear(r->c, RIG_VMCS2), VMX_SUCCEED);
+    assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS2), VMX_SUCCEED);
+    for (unsigned i = 0; i < F_COUNT; i++)
+        if (r->x->caps.field[i] && vmcs_rows[i].type != VMCS_TYPE_READ_ONLY)
+            rig_w(r, vmcs_rows[i].encoding, f[i]);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    set(r, VMCS_GUEST_CR0, CR0_WP);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_PF));
+    for (unsigned i = 0; i < 3; i++) { /* back and forth */
+        assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS2), VMX_SUCCEED);
+        expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+        expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 3);
+        assert_int_equal(vmx_vmptrld(r->c, RIG_VMCS), VMX_SUCCEED);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        expect_exit(r, VMX_REASON_HLT);
+    }
+    rig_destroy(r);
+}
+
+/* "Monitor Trap Flag": before the debug trap of the same instruction, which stays pending; after an event delivered
+ * through the IDT, before its handler's first instruction. */
+static void test_mtf_order(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0x90, 0x0f, 0x0b);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_MONITOR_TRAP_FLAG);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_TF);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE + 1);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, VMX_PENDING_DBG_BS);
+    /* The pending trap is delivered at the next entry, and that is what the MTF exit follows. */
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_DB);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    /* A fault of the first instruction. */
+    clear(r, VMCS_GUEST_RFLAGS, FLAG_TF);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 2);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_UD);
+    /* An NMI, without NMI exiting. */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    r->c->nmi_blocked = false;
+    cpu_attend(r->c, ATT_NMI);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_NMI);
+    /* INT n is an instruction: after it, in the handler. */
+    CODE(r, 0xcd, 0x06);
+    rig_w(r, VMCS_GUEST_INTERRUPTIBILITY_STATE, 0);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 6);
+    rig_destroy(r);
+}
+
+/* UMWAIT and TPAUSE: #UD without the control; with it an exit under RDTSC exiting, after the check of CR4.TSD and
+ * before that of the operand. */
+static void test_user_wait(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_UD) | BIT(EXC_GP));
+    r->c->gpr[GPR_RBX] = 1;
+    CODE(r, 0x66, 0x0f, 0xae, 0xf3, 0xf2, 0x0f, 0xae, 0xf3, 0xf4); /* tpause ebx; umwait ebx; hlt */
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000306);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_USER_WAIT_AND_PAUSE);
+    expect_exit(r, VMX_REASON_HLT);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_RDTSC_EXITING);
+    r->c->gpr[GPR_RBX] = 2; /* reserved: the exit comes first */
+    expect_exit(r, VMX_REASON_TPAUSE);
+    expect_field(r, EXIT_INSTRUCTION_LENGTH, 4);
+    assert_int_equal(rig_r(r, VMCS_EXIT_INSTRUCTION_INFO) & 0x1878, 3 << 3 | 1 << 11);
+    step_over(r);
+    expect_exit(r, VMX_REASON_UMWAIT);
+    clear(r, VMCS_PROC_CONTROLS, VMX_PROC_RDTSC_EXITING);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, 0x80000b0d);
+    rig_destroy(r);
+    /* A model without WAITPKG offers no such control. */
+    r = start("icelake-server", RIG_LONG);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_USER_WAIT_AND_PAUSE);
+    assert_int_equal(rig_enter(r), 1000 + VMX_ERR_ENTRY_INVALID_CONTROLS);
     rig_destroy(r);
 }
 
@@ -964,7 +1085,7 @@ static void test_vmfunc_ve(void **state)
     uint64_t area[5];
     mem_read(r->mem, HPA(AREA), area, sizeof area);
     assert_true(area[0] == (VMX_REASON_EPT_VIOLATION | 0xffffffffull << 32));
-    assert_int_equal(area[1], 0x182);
+    assert_int_equal(area[1], 0x782);
     assert_int_equal(area[2], 0x800008);
     assert_int_equal(area[3], 0x800008);
     assert_int_equal(area[4] & 0xffff, 1);
@@ -1255,6 +1376,10 @@ int main(void)
         cmocka_unit_test(test_windows),
         cmocka_unit_test(test_interrupts),
         cmocka_unit_test(test_timer_mtf_activity),
+        cmocka_unit_test(test_mtf_order),
+        cmocka_unit_test(test_ept_advanced),
+        cmocka_unit_test(test_shared_vpid),
+        cmocka_unit_test(test_user_wait),
         cmocka_unit_test(test_msr_areas),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_tpr),
