@@ -154,6 +154,9 @@ void op_rdseed(struct cpu *c, const struct op *o)
 }
 void op_rdpid(struct cpu *c, const struct op *o)
 {
+    c->cur = o;
+    if (cpu_icpt_on(c, ICPT_RDPID) && cpu_intercept(c, o, ICPT_RDPID, 0))
+        return;
     W(64, o->r0, (uint32_t)c->msr.tsc_aux);
     NEXT(c, o);
 }

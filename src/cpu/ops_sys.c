@@ -324,8 +324,8 @@ void op_rdtsc(struct cpu *c, const struct op *o)
 void op_rdtscp(struct cpu *c, const struct op *o)
 {
     c->cur = o;
-    if ((c->cr4 & CR4_TSD) && c->cpl)
-        return RAISE(c, EXC_GP);
+    if ((c->cr4 & CR4_TSD) && c->cpl) /* the guest for whom it is undefined has RDPID undefined too */
+        return RAISE(c, cpu_icpt_on(c, ICPT_RDPID) ? EXC_UD : EXC_GP);
     if (INTERCEPT(c, o, RDTSCP, 0))
         return;
     set_edx_eax(c, tsc_seen(c));

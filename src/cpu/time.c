@@ -2,7 +2,8 @@
  *
  * time.c: the time-stamp counter, and when the processor has to look at time again.
  *
- * Virtual clock: TSC = tsc_base + retired instructions + skipped; an idle processor skips to its next deadline.
+ * Virtual clock: TSC = tsc_base + retired instructions + skipped; an idle processor skips to its next deadline, a
+ * VM exit skips some ticks.
  * tsc_base changes by writes to the TSC alone. Real clock: TSC = tsc_base + the host's monotonic time since real_start,
  * in ticks of tsc_hz.
  */

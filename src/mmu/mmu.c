@@ -69,8 +69,10 @@ static enum mmu_fault_kind ept_walk(struct mem *m, const struct mmu_second *s, g
 
     *fault = (struct mmu_fault){.gpa = gpa, .la_valid = la_valid};
     uint64_t q = kind == MMU_READ ? BIT(0) : kind == MMU_WRITE ? BIT(1) : BIT(2);
-    if (table_access && ad)
-        q = BIT(0) | BIT(1); /* "treated as writes with regard to EPT violations": both bits */
+    /* With accessed and dirty flags: "treated as writes with regard to EPT violations", both bits. Without: the entry
+     * is read first, and setting a flag in it is a read-modify-write operation. */
+    if (table_access && (ad || kind == MMU_WRITE))
+        q = BIT(0) | BIT(1);
     if (la_valid)
         q |= EPTQ_LA | (final ? EPTQ_FINAL : 0);
 
@@ -323,13 +325,13 @@ again:;
     else
         ok = (!write || (rights & PTE_W) || !wp) &&
              !(user_page && (r->cr4 & CR4_SMAP) && ((access & MMU_IMPLICIT) || !r->ac));
-    if (!ok)
-        return page_fault(w, access, PF_P);
     uint8_t pkey = lma ? (uint8_t)bits(e, 62, 59) : 0;
     bool keys = lma && (r->cr4 & (user_page ? CR4_PKE : CR4_PKS));
     uint32_t key = keys ? (user_page ? r->pkru : r->pkrs) >> (2 * pkey) & 3 : 0;
-    if (!exec && ((key & 1) || (write && (key & 2) && (user || wp))))
-        return page_fault(w, access, PF_P | PF_PK);
+    /* "Page-Fault Exceptions": the PK flag says what the key forbids, whatever else does. */
+    bool forbidden = !exec && ((key & 1) || (write && (key & 2) && (user || wp)));
+    if (!ok || forbidden)
+        return page_fault(w, access, PF_P | (forbidden ? PF_PK : 0));
 
     if (!(access & MMU_PROBE))
         for (unsigned i = 0; i < n; i++) {

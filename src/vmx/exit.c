@@ -45,6 +45,8 @@ static void record(struct cpu *c, struct vmcs *v, uint32_t reason, uint64_t qual
     v->f[F_EXIT_INSTRUCTION_INFO] = x->info.insn_info;
 }
 
+#define EXIT_TICKS 128 /* of the virtual clock: four of the preemption timer */
+
 /* "Saving Guest State". */
 static void save_guest(struct cpu *c, struct vmcs *v)
 {
@@ -86,6 +88,11 @@ static void save_guest(struct cpu *c, struct vmcs *v)
     if (unlikely((rflags ^ f[F_GUEST_RFLAGS]) & (FLAG_VM | FLAG_TF)))
         v->dirty |= GROUP_SEG | GROUP_NREG;
     f[F_GUEST_RFLAGS] = rflags;
+
+    /* An exit takes time: the preemption timer of a guest that exits at once has counted, and once that has run down,
+     * the TSC has gone on for as long. */
+    if (!c->real_clock)
+        c->skipped += EXIT_TICKS;
 
     /* "Saving Non-Register State". */
     f[F_GUEST_ACTIVITY_STATE] = c->activity <= ACTIVITY_WAIT_SIPI ? c->activity : ACTIVITY_ACTIVE;

@@ -47,7 +47,7 @@ uint64_t vmx_intercepts(const struct vmcs *v)
         uint32_t control;
         uint64_t icpt;
     } enabled[] = {
-        {VMX_PROC2_ENABLE_RDTSCP, BIT(ICPT_RDTSCP)},
+        {VMX_PROC2_ENABLE_RDTSCP, BIT(ICPT_RDTSCP) | BIT(ICPT_RDPID)},
         {VMX_PROC2_ENABLE_INVPCID, BIT(ICPT_INVPCID)},
         {VMX_PROC2_ENABLE_XSAVES, BIT(ICPT_XSAVES) | BIT(ICPT_XRSTORS)},
         {VMX_PROC2_ENABLE_USER_WAIT_AND_PAUSE, BIT(ICPT_UMWAIT) | BIT(ICPT_TPAUSE)},
@@ -127,7 +127,8 @@ static bool guest_insn(struct cpu *c, enum icpt what, uint64_t info)
     uint64_t qualification = 0;
     uint32_t insn_info = 0;
     switch (what) {
-    case ICPT_RSM: return undefined(c); /* outside SMM */
+    case ICPT_RSM:                        /* outside SMM */
+    case ICPT_RDPID: return undefined(c); /* on without "enable RDTSCP" alone */
     case ICPT_RDTSCP:
         if (!(x->proc2 & VMX_PROC2_ENABLE_RDTSCP))
             return undefined(c);
