@@ -138,8 +138,9 @@ enum {
 #define LAPIC_BASE_EXTD (1u << 10)
 #define LAPIC_BASE_EN   (1u << 11)
 
-#define LAPIC_VERSION_INTEL 0x01060015u /* integrated, 7 LVT entries, EOI-broadcast suppression */
-#define LAPIC_VERSION_AMD   0x00050010u /* 6 LVT entries */
+#define LAPIC_VERSION_INTEL                                                                                            \
+    0x01050015u /* integrated, 6 LVT entries: no CMCI, as IA32_MCG_CAP says; EOI-broadcast suppression */
+#define LAPIC_VERSION_AMD 0x00050010u /* 6 LVT entries */
 
 /* Sets the power-up state; `host` and `config` are set before. */
 void lapic_init(struct lapic *l);

@@ -124,10 +124,10 @@ static bool apic_write_emulation(struct cpu *c, unsigned offset)
     switch (offset) {
     case VTPR: vapic_write(c, VTPR, vapic_read(c, VTPR) & 0xff); return tpr(c);
     case VEOI:
+        if (!delivery(x))
+            break;
         vapic_write(c, VEOI, 0);
-        if (delivery(x))
-            return eoi(c);
-        break;
+        return eoi(c);
     case VICR_LO: {
         uint32_t icr = vapic_read(c, VICR_LO);
         /* A fixed, edge-triggered self-IPI: the rest is the monitor's. */
@@ -138,7 +138,13 @@ static bool apic_write_emulation(struct cpu *c, unsigned offset)
         break;
     }
     case VICR_HI: vapic_write(c, VICR_HI, vapic_read(c, VICR_HI) & 0xff000000); return false;
-    case SELF_IPI: self_ipi(c, vapic_read(c, SELF_IPI) & 0xff); return false; /* by its MSR alone */
+    case SELF_IPI: { /* by its MSR alone */
+        unsigned vector = vapic_read(c, SELF_IPI) & 0xff;
+        if (vector < 16)
+            break;
+        self_ipi(c, vector);
+        return false;
+    }
     default:
         if (!registers)
             return false;
@@ -194,6 +200,8 @@ bool vmx_apic_access(struct cpu *c, la_t la, unsigned offset, unsigned len, unsi
     unsigned type = c->vectoring.valid ? 3 : kind == MMU_WRITE ? 1 : kind == MMU_EXEC ? 2 : 0;
     cpu_sync(c);
     x->info.set_rf = !c->vectoring.valid;
+    if (kind != MMU_EXEC && !c->vectoring.valid)
+        x->info.insn_len = c->insn_len; /* undefined in the manual: see guest_second_fault() */
     x->cur->f[F_GUEST_LINEAR_ADDRESS] = la.v;
     vmx_exit(c, VMX_REASON_APIC_ACCESS, (offset & 0xfff) | type << 12);
     return false;
@@ -225,7 +233,7 @@ int vmx_apic_msr(struct cpu *c, uint32_t msr, bool write)
         if (v)
             return -1;
     } else if (delivery(x) && offset == SELF_IPI) {
-        if (v >> 8 || (v & 0xf0) == 0)
+        if (v >> 8)
             return -1;
     } else {
         return 0;

@@ -424,6 +424,9 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
     struct vmcs *v = x->cur;
     v->f[F_GUEST_PHYSICAL_ADDRESS] = fault->gpa.v;
     x->info.set_rf = !c->vectoring.valid;
+    /* The manual leaves the length undefined; every processor gives it, and monitors step over an access by it. */
+    if ((access & MMU_ACCESS_MASK) != MMU_EXEC && !c->vectoring.valid)
+        x->info.insn_len = c->insn_len;
     if (fault->kind == MMU_EPT_MISCONFIG) {
         vmx_exit(c, VMX_REASON_EPT_MISCONFIGURATION, 0);
         return true;
@@ -435,6 +438,7 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
     }
     if (convertible(c, fault)) {
         x->info.set_rf = false;
+        x->info.insn_len = 0;
         virtualization_exception(c, fault, la);
         return true;
     }
