@@ -30,6 +30,7 @@
 #define PC_HOLE     UINT64_C(0xc0000000)
 #define PC_IOAPIC   UINT64_C(0xfec00000)
 #define PC_HPET     UINT64_C(0xfed00000)
+#define PC_TESTDEV  UINT64_C(0xff000000)
 #define PC_LAPIC    UINT64_C(0xfee00000)
 #define PC_HIGH     UINT64_C(0x100000000)
 

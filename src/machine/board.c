@@ -67,6 +67,15 @@ static void hpet_pin(void *opaque, unsigned pin, bool level)
     ioapic_set_line(&pc->ioapic, pin, level);
 }
 
+static void testdev_line(void *opaque, unsigned line, bool level)
+{
+    struct pc *pc = opaque;
+    if (line < 16)
+        isa_line(pc, line, level);
+    else
+        ioapic_set_line(&pc->ioapic, line, level);
+}
+
 static void intx(void *opaque, unsigned line, bool level)
 {
     struct pc *pc = opaque;
@@ -305,10 +314,10 @@ static bool show_window(struct pc *pc, struct board_window *w)
     return mem_add_mmio(pc->machine->mem, HPA(w->base), w->len, &mmio_ops, w);
 }
 
-static bool add_window(struct pc *pc, uint64_t base, const struct device_ops *ops, void *dev)
+static bool add_window(struct pc *pc, uint64_t base, uint64_t len, const struct device_ops *ops, void *dev)
 {
     struct board_window *w = &pc->window[pc->windows++];
-    *w = (struct board_window){.pc = pc, .base = base, .len = PAGE_SIZE, .ops = ops, .dev = dev, .on = true};
+    *w = (struct board_window){.pc = pc, .base = base, .len = len, .ops = ops, .dev = dev, .on = true};
     return show_window(pc, w);
 }
 
@@ -443,6 +452,8 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     pc->hpet.isa = (struct device_line){.set = hpet_isa, .opaque = pc};
     pc->hpet.legacy = (struct device_line){.set = hpet_legacy, .opaque = pc};
     pc->pm.control = pc->i8042.control = pc->debug_exit.control = control;
+    pc->testdev.set_line = testdev_line;
+    pc->testdev.opaque = pc;
     pc->ioapic.send = ioapic_send;
     pc->ioapic.opaque = pc;
     ioapic_init(&pc->ioapic, 0);
@@ -468,6 +479,8 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     add_ports(pc, 0xe9, 1, 0, &debug_port_ops, &pc->e9);
     add_ports(pc, 0xf4, 4, 0, &debug_exit_ops, &pc->debug_exit);
     add_ports(pc, 0x510, 12, 0, &fw_cfg_ops, &pc->fw_cfg);
+    add_ports(pc, 0xe0, 8, 0, &testdev_ops, &pc->testdev);
+    add_ports(pc, 0x2000, TESTDEV_LINES, 0, &testdev_line_ops, &pc->testdev);
 }
 
 /* --- what firmware leaves ------------------------------------------------------------------------------------------
@@ -637,7 +650,9 @@ bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, u
     wire_devices(pc, config);
     pc->fixed_ranges = pc->ranges;
     vmenter_set_ports(pc->machine, &port_ops, pc);
-    if (!add_window(pc, PC_IOAPIC, &ioapic_ops, &pc->ioapic) || !add_window(pc, PC_HPET, &hpet_ops, &pc->hpet)) {
+    if (!add_window(pc, PC_IOAPIC, PAGE_SIZE, &ioapic_ops, &pc->ioapic) ||
+        !add_window(pc, PC_HPET, PAGE_SIZE, &hpet_ops, &pc->hpet) ||
+        !add_window(pc, PC_TESTDEV, TESTDEV_MEMORY, &testdev_memory_ops, &pc->testdev)) {
         snprintf(error, PC_ERROR_MAX, "the host has no memory left");
         return false;
     }

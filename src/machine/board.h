@@ -19,6 +19,7 @@
 #include "src/dev/pic.h"
 #include "src/dev/pit.h"
 #include "src/dev/rtc.h"
+#include "src/dev/testdev.h"
 #include "src/dev/uart.h"
 #include "src/dev/vga.h"
 #include "src/machine/machine.h"
@@ -73,6 +74,7 @@ struct pc {
     struct apm apm;
     struct debug_port e9;
     struct debug_exit debug_exit;
+    struct testdev testdev;
     struct fw_cfg fw_cfg;
 
     struct fw_cfg_item items[FW_CFG_ITEMS];

@@ -180,7 +180,7 @@ static uint64_t pat_near(uint64_t v)
 
 static bool vector_has_error_code(unsigned vector)
 {
-    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
+    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
 }
 static bool inject_vector_ok(unsigned type, unsigned vector)
 {

@@ -136,6 +136,8 @@ static bool store_msrs(struct cpu *c, struct vmcs *v)
         mem_read(c->mem, HPA(area + i * sizeof e), &e, sizeof e);
         if (i >= max || (e.index >> 8) == 8 || e.index == 0x9e || e.reserved || !cpu_rdmsr(c, e.index, &e.value))
             return false;
+        if (e.index == 0x10) /* IA32_TIME_STAMP_COUNTER: the processor's own, without the guest's offset */
+            e.value = cpu_tsc(c);
         mem_write(c->mem, HPA(area + i * sizeof e + 8), &e.value, sizeof e.value);
     }
     return true;

@@ -156,6 +156,7 @@ enum vmx_result vmx_vmptrst(struct cpu *c, uint64_t *pa)
     return VMX_SUCCEED;
 }
 
+/* VMfailValid: the error is told in the current VMCS, also where a guest's access went to its shadow VMCS. */
 static enum vmx_result fail_valid(struct vmcs *v, unsigned error)
 {
     vmcs_set(v, F_VM_INSTRUCTION_ERROR, error);
@@ -165,7 +166,7 @@ static enum vmx_result fail_valid(struct vmcs *v, unsigned error)
 enum vmx_result vmx_read_component(struct cpu *c, struct vmcs *v, uint64_t field, uint64_t *value)
 {
     if (!vmcs_read(&vmx_of(c)->caps, v, field, value))
-        return fail_valid(v, VMX_ERR_UNSUPPORTED_COMPONENT);
+        return fail_valid(vmx_of(c)->cur, VMX_ERR_UNSUPPORTED_COMPONENT);
     return VMX_SUCCEED;
 }
 
@@ -174,9 +175,9 @@ enum vmx_result vmx_write_component(struct cpu *c, struct vmcs *v, uint64_t fiel
     const struct vmx_caps *caps = &vmx_of(c)->caps;
     int slot = vmcs_slot_of(field);
     if (slot < 0 || !caps->field[slot] || ((field & 1) && vmcs_rows[slot].width != VMCS_WIDTH_64))
-        return fail_valid(v, VMX_ERR_UNSUPPORTED_COMPONENT);
+        return fail_valid(vmx_of(c)->cur, VMX_ERR_UNSUPPORTED_COMPONENT);
     if (vmcs_rows[slot].type == VMCS_TYPE_READ_ONLY && !(caps->misc & VMX_MISC_VMWRITE_ANY_FIELD))
-        return fail_valid(v, VMX_ERR_READ_ONLY_COMPONENT);
+        return fail_valid(vmx_of(c)->cur, VMX_ERR_READ_ONLY_COMPONENT);
     vmcs_write(v, slot, field & 1, value);
     return VMX_SUCCEED;
 }

@@ -184,6 +184,13 @@ static void protection_keys(void **state)
     w->r.pkru = 2u << 6; /* write-disable */
     assert_int_equal(go(w, 0x5000, MMU_READ | MMU_USER), MMU_OK);
     expect_fault(w, 0x5000, MMU_WRITE | MMU_USER, MMU_PAGE_FAULT, 0x27);
+    /* The PK flag says so beside another cause. */
+    put(w, 0x4028, 0x77000 | P | U | 3ull << 59);
+    expect_fault(w, 0x5000, MMU_WRITE | MMU_USER, MMU_PAGE_FAULT, 0x27);
+    w->r.pkru = 0;
+    expect_fault(w, 0x5000, MMU_WRITE | MMU_USER, MMU_PAGE_FAULT, 7);
+    w->r.pkru = 2u << 6;
+    put(w, 0x4028, 0x77000 | P | W | U | 3ull << 59);
     w->r.cr0 &= ~CR0_WP_;
     assert_int_equal(go(w, 0x5000, MMU_WRITE), MMU_OK);
 }
@@ -303,7 +310,7 @@ static void ept_table_that_cannot_take_an_accessed_bit(void **state)
     put(w, 0x4028, 0x277000 | P | W | U);
     put(w, 0x13000, 0x0 | PS | 6 << 3 | 1); /* the guest's tables are read only */
     assert_int_equal(go(w, 0x5123, MMU_READ), MMU_EPT_VIOLATION);
-    assert_int_equal(w->f.error & 0x1ff, BIT(1) | BIT(3) | BIT(7));
+    assert_int_equal(w->f.error & 0x1ff, BIT(0) | BIT(1) | BIT(3) | BIT(7)); /* a read-modify-write */
     /* With EPT's accessed and dirty flags on, reading a guest's table counts as a write, and both bits are set. */
     w->s.root |= BIT(6);
     assert_int_equal(go(w, 0x5123, MMU_READ), MMU_EPT_VIOLATION);
