@@ -481,7 +481,7 @@ struct cpu {
     bool (*host_syscall)(struct cpu *c); /* SYSCALL of a guest goes to the host's kernel: true when it did */
     bool real_clock;
     uint64_t tsc_hz, tsc_base; /* virtual: TSC = tsc_base + icount + skipped; real: tsc_base + scaled host time */
-    uint64_t skipped;          /* virtual clock: ticks that passed while the processor was idle or exited from a guest */
+    uint64_t skipped; /* virtual clock: ticks that passed while the processor was idle or exited from a guest */
     uint64_t real_start;
     uint64_t random; /* RDRAND, RDSEED on the virtual clock: state of the generator */
     unsigned index;  /* number in the machine; initial APIC id */
