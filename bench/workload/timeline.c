@@ -2,12 +2,13 @@
  *
  * timeline.c: runs a contender and times the stretches that its lines name.
  *
- *   timeline [--pty] [--lines FIFO] COMMAND [ARGUMENT]...
+ *   timeline [--pty] [--lines FIFO] [--from TEXT --to TEXT] COMMAND [ARGUMENT]...
  *
  * COMMAND's output, or with --lines what is written to FIFO, is read line by line. For each pair of lines "BEGIN name",
  * "END name checksum" it prints "name seconds checksum", seconds being the CPU time of COMMAND and of all its threads
- * in between: other load on the machine does not count. "END image" ends it, and COMMAND with it. --pty: COMMAND gets a
- * terminal of its own.
+ * in between: other load on the machine does not count. "END image" ends it, and COMMAND with it. With --from and --to
+ * it prints the seconds between the lines that hold these texts, and the latter ends it. --pty: COMMAND gets a terminal
+ * of its own.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -49,11 +50,20 @@ static unsigned long long cpu_time(pid_t pid)
 
 static char name[128];
 static unsigned long long began;
+static const char *from_text, *to_text;
 
 /* True at the end. */
 static bool line(pid_t pid, const char *s)
 {
     char word[128], sum[64];
+    if (to_text) {
+        if (!began && strstr(s, from_text))
+            began = cpu_time(pid);
+        if (!strstr(s, to_text))
+            return false;
+        printf("%.2f\n", (double)(cpu_time(pid) - began) * 1e-9);
+        return true;
+    }
     if (sscanf(s, "BEGIN %127s", name) == 1) {
         began = cpu_time(pid);
     } else if (!strncmp(s, "END image", 9)) {
@@ -75,10 +85,14 @@ int main(int argc, char **argv)
             pty = true;
         else if (!strcmp(argv[at], "--lines") && at + 1 < argc)
             lines = argv[++at];
+        else if (!strcmp(argv[at], "--from") && at + 1 < argc)
+            from_text = argv[++at];
+        else if (!strcmp(argv[at], "--to") && at + 1 < argc)
+            to_text = argv[++at];
         else
             break;
-    if (at >= argc || argv[at][0] == '-') {
-        fputs("usage: timeline [--pty] [--lines FIFO] COMMAND [ARGUMENT]...\n", stderr);
+    if (at >= argc || argv[at][0] == '-' || !from_text != !to_text) {
+        fputs("usage: timeline [--pty] [--lines FIFO] [--from TEXT --to TEXT] COMMAND [ARGUMENT]...\n", stderr);
         return 2;
     }
     /* Open for writing too: no end of file while the contender has not opened it yet. */
