@@ -416,6 +416,8 @@ bool cpu_software_interrupt(struct cpu *c, unsigned vector, enum event_type type
     if ((type == EVENT_SWEXC || (type == EVENT_PRIV_SWEXC && !model_is_amd(c->model))) && c->guest &&
         c->guest->exception && c->guest->exception(c, &ev))
         return false;
+    if (vector == EXC_DB && type == EVENT_PRIV_SWEXC)
+        c->pending_dbg = 0; /* what MOV SS held back: it is this #DB */
     return cpu_deliver(c, &ev);
 }
 

@@ -191,7 +191,7 @@ bool cpu_service(struct cpu *c)
     }
     if (att & ATT_KICK) {
         c->stop = STOP_KICK;
-        cpu_attend(c, att & (ATT_INTR | ATT_GUEST | ATT_TRAP));
+        cpu_attend(c, att & ~(uint32_t)(ATT_KICK | ATT_SHADOW | ATT_DEADLINE));
         return true;
     }
     /* A guest in VMX's shutdown activity state waits for its monitor's events. */

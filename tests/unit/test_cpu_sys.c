@@ -215,6 +215,18 @@ static void pause_ends_turn(void **state)
     world_free(w);
 }
 
+/* An NMI that comes with a kick is delivered when the processor goes on. */
+static void kick_and_nmi(void **state)
+{
+    struct world *w = long_mode("max", 0);
+    load(w, t_pause, t_pause_end);
+    cpu_attend(w->c, ATT_KICK | ATT_NMI);
+    assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
+    assert_int_equal(go(w), EXC_NMI);
+    assert_int_equal(rd64(w, w->c->gpr[GPR_RSP]), CODE_AT);
+    world_free(w);
+}
+
 CODE(t_iretq, 64, "iretq")
 static void nmi_blocking(void **state)
 {
@@ -270,6 +282,7 @@ static void single_step(void **state)
 CODE(t_bp, 64, "nop; nop; nop; hlt")
 CODE(t_bp_data, 64, "movl $5, 0x40004; nop; nop; hlt")
 CODE(t_bp_read, 64, "mov 0x40004, %eax; nop; hlt")
+CODE(t_bp_ss, 64, "mov 0x40004, %ss; .byte 0xf1; nop; hlt")
 CODE(t_gd, 64, "mov %dr0, %rax; hlt")
 static void breakpoints(void **state)
 {
@@ -307,6 +320,15 @@ static void breakpoints(void **state)
     assert_true(cpu_write_dr(w->c, 0, DATA + 4));
     assert_true(cpu_write_dr(w->c, 7, 0x402 | 0xd0000)); /* a read does not match */
     assert_int_equal(go(w), -1);
+    world_free(w);
+
+    w = long_mode("max", 0); /* held back by MOV SS, a data breakpoint is INT1's #DB too: one is delivered */
+    wr32(w, DATA + 4, DS);
+    load(w, t_bp_ss, t_bp_ss_end);
+    assert_true(cpu_write_dr(w->c, 0, DATA + 4));
+    assert_true(cpu_write_dr(w->c, 7, 0x402 | 0xf0000));
+    assert_int_equal(go(w), EXC_DB);
+    assert_int_equal(rd64(w, w->c->gpr[GPR_RSP]), CODE_AT + 8);
     world_free(w);
 
     w = long_mode("max", 0);
@@ -720,6 +742,7 @@ int main(void)
         cmocka_unit_test(interrupt_shadow),
         cmocka_unit_test(halt_and_wake),
         cmocka_unit_test(pause_ends_turn),
+        cmocka_unit_test(kick_and_nmi),
         cmocka_unit_test(nmi_blocking),
         cmocka_unit_test(single_step),
         cmocka_unit_test(breakpoints),
