@@ -438,6 +438,7 @@ struct cpu {
     struct cpu_smi_io smi_io;
     bool bsp;
     uint64_t pending_dbg; /* DR6-like bits of debug exceptions that wait for the instruction boundary */
+    uint64_t held_dbg;    /* under MOV SS: those that an earlier instruction left */
     uint8_t insn_len; /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
     const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
     bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */

@@ -23,12 +23,12 @@ static bool amd(const struct cpu *c)
 
 /* Leaves the block for a call into guest mode; here_back() undoes it when guest mode did nothing. */
 struct here {
-    uint64_t rip, icount;
+    uint64_t rip, icount, pending_dbg;
     const struct op *op;
 };
 static struct here here_leave(struct cpu *c, const struct op *o)
 {
-    struct here h = {c->rip, c->icount, o};
+    struct here h = {c->rip, c->icount, c->pending_dbg, o};
     c->cur = o;
     cpu_sync(c);
     c->icpt_op = o;
@@ -40,6 +40,7 @@ static bool here_back(struct cpu *c, struct here h, bool exited)
     if (!exited && !c->exc.valid) {
         c->rip = h.rip;
         c->icount = h.icount;
+        c->pending_dbg = h.pending_dbg;
         c->cur = h.op;
     }
     return exited;

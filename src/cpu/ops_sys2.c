@@ -450,7 +450,7 @@ static bool icpt_io(struct cpu *c, const struct op *o, uint16_t port, unsigned s
 {
     if (!cpu_icpt_on(c, ICPT_IO) || !c->guest || !c->guest->io)
         return false;
-    uint64_t rip = c->rip, icount = c->icount;
+    uint64_t rip = c->rip, icount = c->icount, pending_dbg = c->pending_dbg;
     c->cur = o;
     cpu_sync(c);
     c->icpt_op = o;
@@ -460,6 +460,7 @@ static bool icpt_io(struct cpu *c, const struct op *o, uint16_t port, unsigned s
     if (!exited && !c->exc.valid) {
         c->rip = rip;
         c->icount = icount;
+        c->pending_dbg = pending_dbg;
         c->cur = o;
     }
     return exited;

@@ -68,6 +68,9 @@ void cpu_sync(struct cpu *c)
     c->icount += o->n;
     c->insn_len = o->len;
     c->cur = NULL;
+    /* The instruction is not carried out: what it met at data breakpoints is not due. */
+    if (unlikely(c->pending_dbg))
+        c->pending_dbg &= cpu_in_shadow(c) && c->shadow_movss ? c->held_dbg : 0;
 }
 
 void cpu_sync_next(struct cpu *c)

@@ -354,7 +354,9 @@ void seg_drop_inner(struct cpu *c)
 {
     static const uint8_t data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
     for (unsigned i = 0; i < ARRAY_LEN(data); i++) {
-        const struct seg *s = &c->seg[data[i]];
+        struct seg *s = &c->seg[data[i]];
+        if (sel_null(s->sel))
+            s->sel = 0; /* of a null selector, the RPL goes too */
         if (!(s->ar & AR_UNUSABLE) && !ar_is_conforming(s->ar) && AR_DPL(s->ar) < c->cpl) {
             seg_set_null(c, data[i], 0);
             derive(c, data[i]);

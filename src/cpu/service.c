@@ -189,8 +189,10 @@ bool cpu_service(struct cpu *c)
         if (!movss && c->step_stamp == c->stats.entries + c->stats.exits)
             c->pending_dbg |= DR6_BS;
     }
+    c->held_dbg = movss ? c->pending_dbg : 0;
     if (att & ATT_KICK) {
         c->stop = STOP_KICK;
+        att |= c->pending_dbg ? ATT_TRAP : 0;
         cpu_attend(c, att & ~(uint32_t)(ATT_KICK | ATT_SHADOW | ATT_DEADLINE));
         return true;
     }

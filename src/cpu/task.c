@@ -167,7 +167,7 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
     if (!(ar & AR_P))
         return cpu_raise(c, EXC_NP, sel & 0xfffc);
     if (c->guest && c->guest->task_switch) {
-        uint64_t rip = c->rip, icount = c->icount;
+        uint64_t rip = c->rip, icount = c->icount, pending_dbg = c->pending_dbg;
         cpu_sync(c);
         c->icpt_op = o;
         bool exited = c->guest->task_switch(c, sel, source, has_error, error);
@@ -176,6 +176,7 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
             return false;
         c->rip = rip;
         c->icount = icount;
+        c->pending_dbg = pending_dbg;
         c->cur = o;
     }
     bool new32 = kind & 8, old32 = c->seg[SEG_TR].ar & 8;

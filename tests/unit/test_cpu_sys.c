@@ -501,6 +501,16 @@ static void iret_64(void **state)
     assert_int_equal(w->c->gpr[GPR_RSP], STACK3);
     assert_int_equal(w->c->seg[SEG_DS].ar & AR_UNUSABLE, AR_UNUSABLE); /* DPL 0 data is dropped */
     world_free(w);
+    w = long_mode("max", 0); /* of a null selector its RPL is; what is hidden of FS stays */
+    load(w, t_iret_user, t_iret_user_end);
+    assert_true(cpu_load_seg(w->c, SEG_ES, 3) && cpu_load_seg(w->c, SEG_FS, 2));
+    w->c->seg[SEG_FS].base = 0x1234;
+    assert_int_equal(cpu_run(w->c, 6), STOP_BUDGET);
+    assert_int_equal(w->c->cpl, 3);
+    assert_int_equal(w->c->seg[SEG_ES].sel, 0);
+    assert_int_equal(w->c->seg[SEG_FS].sel, 0);
+    assert_int_equal(w->c->seg[SEG_FS].base, 0x1234);
+    world_free(w);
     w = long_mode("max", 0);
     load(w, t_iret_bad, t_iret_bad_end);
     assert_int_equal(go(w), EXC_GP);

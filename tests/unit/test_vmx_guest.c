@@ -506,6 +506,43 @@ static void test_ept(void **state)
     rig_destroy(r);
 }
 
+/* A data breakpoint is due when its instruction is carried out, not where an exit comes instead of it; what MOV SS
+ * holds back is saved
+ * ("Saving Non-Register State"). */
+static void test_ept_breakpoint(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov [0x600008], eax; nop; mov ss, [0x600008]; mov [0x600010], eax; hlt */
+    CODE(r, 0x89, 0x04, 0x25, 0x08, 0x00, 0x60, 0x00, 0x90, 0x8e, 0x14, 0x25, 0x08, 0x00, 0x60, 0x00, 0x89, 0x04, 0x25,
+         0x10, 0x00, 0x60, 0x00, 0xf4);
+    set(r, VMCS_ENTRY_CONTROLS, VMX_ENTRY_LOAD_DEBUG_CONTROLS);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_DB));
+    rig_w(r, VMCS_GUEST_DR7, 0x400 | 2 | 0xf0000); /* DR0: reads and writes of 4 bytes */
+    r->c->dr[0] = 0x600008;
+    r->c->gpr[GPR_RAX] = 0;
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_QUALIFICATION, 1);
+    expect_field(r, GUEST_RIP, RIG_CODE + 7);
+    rig_w(r, VMCS_EXIT_CONTROLS, rig_r(r, VMCS_EXIT_CONTROLS) | VMX_EXIT_SAVE_DEBUG_CONTROLS);
+    rig_store(r, 0x600008, 0x10);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | 1 | VMX_EPT_MEMORY_TYPE(6));
+    uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, GUEST_RIP, RIG_CODE + 15);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, 0x1001);
+    expect_field(r, GUEST_INTERRUPTIBILITY_STATE, VMX_BLOCKING_BY_MOV_SS);
+    rig_store(r, RIG_EPT_PD + 8 * 3, 0x600000 | VMX_EPT_LARGE | 7 | VMX_EPT_MEMORY_TYPE(6));
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_QUALIFICATION, 1);
+    expect_field(r, GUEST_RIP, RIG_CODE + 22);
+    rig_destroy(r);
+}
+
 /* Cached translations stay until they are invalidated; VPID keeps them across entries and exits. */
 static void test_stale(void **state)
 {
@@ -1391,6 +1428,7 @@ int main(void)
         cmocka_unit_test(test_enables),
         cmocka_unit_test(test_exceptions),
         cmocka_unit_test(test_ept),
+        cmocka_unit_test(test_ept_breakpoint),
         cmocka_unit_test(test_stale),
         cmocka_unit_test(test_injection),
         cmocka_unit_test(test_windows),
