@@ -475,10 +475,10 @@ struct cpu {
     bool takes_turns;        /* with others on one thread: PAUSE leaves cpu_run() (STOP_KICK), MONITOR keeps the line */
     bool (*others_wait)(struct cpu *c); /* takes_turns: whether no other has anything to do, so that PAUSE goes on; may
                                            be null */
-    const uint8_t *mon_line; /* takes_turns: the line that MONITOR armed; NULL: not plain memory */
-    uint8_t mon_data[64];    /* what stood there */
-    bool native_host;        /* the host of guest mode is native code: VM exits and host exceptions leave cpu_run() */
-    bool identity;           /* identity mode: the probe NOP is recognised; SYSCALL pass-through by host_syscall */
+    const uint8_t *mon_line;            /* takes_turns: the line that MONITOR armed; NULL: not plain memory */
+    uint8_t mon_data[64];               /* what stood there */
+    bool native_host; /* the host of guest mode is native code: VM exits and host exceptions leave cpu_run() */
+    bool identity;    /* identity mode: the probe NOP is recognised; SYSCALL pass-through by host_syscall */
     bool (*host_syscall)(struct cpu *c); /* SYSCALL of a guest goes to the host's kernel: true when it did */
     bool real_clock;
     uint64_t tsc_hz, tsc_base; /* virtual: TSC = tsc_base + icount + skipped; real: tsc_base + scaled host time */
