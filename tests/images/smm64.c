@@ -3,11 +3,8 @@
  * smm64.c: system-management mode: SMI by IPI and by port 0xb2, the state-save area, RSM, SMBASE, SMRAM, NMIs, and SMI
  * in VMX and SVM guests. SDM volume 3C, "System Management Mode"; APM volume 2, "System-Management Mode".
  */
-#include "rt.h"
+#include "guest.h"
 #include <vmenter/enter.h>
-#include <vmenter/intrin.h>
-#include <vmenter/svm.h>
-#include <vmenter/vmx.h>
 
 const char image_name[] = IMAGE_NAME;
 #define ASM(...) __asm__ volatile(__VA_ARGS__)
@@ -239,69 +236,18 @@ static struct vmenter_regs regs;
 
 static void vmx(void)
 {
-    static struct {
-        uint16_t limit;
-        uint64_t base;
-    } __attribute__((packed)) gdt, idt;
-    uint32_t revision = VMX_BASIC_REVISION(rdmsr(VMX_MSR_BASIC));
-    unsigned long long on = PA(rt_pages[0]), vmcs = PA(rt_pages[1]);
-    if (!(rdmsr(VMX_MSR_FEATURE_CONTROL) & 1))
-        wrmsr(VMX_MSR_FEATURE_CONTROL, 5);
-    *(uint32_t *)rt_pages[0] = *(uint32_t *)rt_pages[1] = revision;
-    wrcr4(rdcr4() | 0x2000);
-    check_eq("VMXON", __vmx_on(&on), 0);
+    check("VMXON", rt_vmx_start(rt_pages[0], rt_pages[1]));
     smm_count = 0;
     send_smi();
     check_eq("SMI in VMX root operation", smm_count, 1);
     check_eq("CR4.VMXE in SMM", smm_cr4, 0);
     check("CR4.VMXE after RSM", rdcr4() & 0x2000);
-    __vmx_vmclear(&vmcs);
-    check_eq("VMPTRLD after SMM", __vmx_vmptrld(&vmcs), 0);
-    ASM("sgdt %0; sidt %1" : "=m"(gdt), "=m"(idt));
-    static const uint32_t msr[4] = {VMX_MSR_PINBASED_CTLS, VMX_MSR_PROCBASED_CTLS, VMX_MSR_EXIT_CTLS,
-                                    VMX_MSR_ENTRY_CTLS};
-    static const uint32_t field[4] = {VMCS_PIN_CONTROLS, VMCS_PROC_CONTROLS, VMCS_EXIT_CONTROLS, VMCS_ENTRY_CONTROLS};
-    static const uint32_t want[4] = {0, 0, VMX_EXIT_HOST_ADDRESS_SPACE_SIZE, VMX_ENTRY_IA32E_MODE_GUEST};
-    for (unsigned i = 0; i < 4; i++) {
-        uint64_t may =
-            rdmsr(msr[i] + (rdmsr(VMX_MSR_BASIC) >> 55 & 1 ? VMX_MSR_TRUE_PINBASED_CTLS - VMX_MSR_PINBASED_CTLS : 0));
-        __vmx_vmwrite(field[i], (want[i] | (uint32_t)may) & (may >> 32));
-    }
-    const unsigned long fields[][2] = {
-        {VMCS_VMCS_LINK_POINTER, ~0ul},
-        {VMCS_HOST_CS_SELECTOR, SEL_K64},
-        {VMCS_HOST_SS_SELECTOR, SEL_KDATA},
-        {VMCS_HOST_TR_SELECTOR, SEL_TSS},
-        {VMCS_HOST_TR_BASE, PA(&rt_tss)},
-        {VMCS_HOST_GDTR_BASE, gdt.base},
-        {VMCS_HOST_IDTR_BASE, idt.base},
-        {VMCS_HOST_CR0, rdcr0()},
-        {VMCS_HOST_CR3, rdcr3()},
-        {VMCS_HOST_CR4, rdcr4()},
-        {VMCS_GUEST_CR0, rdcr0()},
-        {VMCS_GUEST_CR3, rdcr3()},
-        {VMCS_GUEST_CR4, rdcr4()},
-        {VMCS_GUEST_DR7, 0x400},
-        {VMCS_GUEST_CS_SELECTOR, SEL_K64},
-        {VMCS_GUEST_TR_SELECTOR, SEL_TSS},
-        {VMCS_GUEST_TR_BASE, PA(&rt_tss)},
-        {VMCS_GUEST_TR_LIMIT, sizeof rt_tss - 1},
-        {VMCS_GUEST_TR_ACCESS_RIGHTS, 0x8b},
-        {VMCS_GUEST_LDTR_ACCESS_RIGHTS, 0x10000},
-        {VMCS_GUEST_GDTR_BASE, gdt.base},
-        {VMCS_GUEST_GDTR_LIMIT, gdt.limit},
-        {VMCS_GUEST_IDTR_BASE, idt.base},
-        {VMCS_GUEST_IDTR_LIMIT, idt.limit},
-        {VMCS_GUEST_RFLAGS, 2},
-        {VMCS_GUEST_RIP, PA(guest_smi_vmx)},
-        {VMCS_GUEST_RSP, PA(rt_pages[4])},
-    };
-    for (unsigned i = 0; i < sizeof fields / sizeof fields[0]; i++)
-        __vmx_vmwrite(fields[i][0], fields[i][1]);
-    for (unsigned s = 0; s < 6; s++) {
-        __vmx_vmwrite(VMCS_GUEST_ES_LIMIT + 2 * s, 0xffffffff);
-        __vmx_vmwrite(VMCS_GUEST_ES_ACCESS_RIGHTS + 2 * s, s == 1 ? 0xa09b : 0xc093);
-    }
+    unsigned long long vmcs = 0;
+    __vmx_vmptrst(&vmcs);
+    check_eq("the current VMCS after RSM", vmcs, PA(rt_pages[1]));
+    rt_vmcs_fill(0, 0);
+    __vmx_vmwrite(VMCS_GUEST_RIP, PA(guest_smi_vmx));
+    __vmx_vmwrite(VMCS_GUEST_RSP, PA(rt_pages[4]));
     smm_count = 0;
     apic(0x310, apic_id());
     regs = (struct vmenter_regs){.rdi = 0x1234567812345678};
@@ -318,34 +264,15 @@ static void vmx(void)
 static struct vmcb *const v = (struct vmcb *)rt_pages[1];
 static void svm_setup(void)
 {
-    static struct {
-        uint16_t limit;
-        uint64_t base;
-    } __attribute__((packed)) gdt, idt;
-    ASM("sgdt %0; sidt %1" : "=m"(gdt), "=m"(idt));
-    memset(v, 0, sizeof *v);
-    vmcb_set_intercept(v, SVM_EXIT_VMRUN);
-    vmcb_set_intercept(v, SVM_EXIT_VMMCALL);
-    v->control.guest_asid = 1;
-    struct vmcb_seg data = {.sel = SEL_KDATA, .attrib = 0xc93, .limit = 0xffffffff};
-    v->save.es = v->save.ss = v->save.ds = v->save.fs = v->save.gs = data;
-    v->save.cs = (struct vmcb_seg){.sel = SEL_K64, .attrib = 0xa9b, .limit = 0xffffffff};
-    v->save.tr = (struct vmcb_seg){.sel = SEL_TSS, .attrib = 0x8b, .limit = sizeof rt_tss - 1, .base = PA(&rt_tss)};
-    v->save.gdtr = (struct vmcb_seg){.limit = gdt.limit, .base = gdt.base};
-    v->save.idtr = (struct vmcb_seg){.limit = idt.limit, .base = idt.base};
-    v->save.efer = rdmsr(MSR_EFER);
-    v->save.cr0 = rdcr0(), v->save.cr3 = rdcr3(), v->save.cr4 = rdcr4();
-    v->save.dr6 = 0xffff0ff0, v->save.dr7 = 0x400;
-    v->save.rflags = 2, v->save.rip = PA(guest_smi_svm), v->save.rsp = PA(rt_pages[4]);
-    v->save.g_pat = rdmsr(0x277);
+    rt_vmcb_fill(v);
+    v->save.rip = PA(guest_smi_svm), v->save.rsp = PA(rt_pages[4]);
     smm_count = 0;
     apic(0x310, apic_id());
     regs = (struct vmenter_regs){.rdi = 0x1234567812345678};
 }
 static void svm(void)
 {
-    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
-    wrmsr(SVM_MSR_VM_HSAVE_PA, PA(rt_pages[0]));
+    rt_svm_start(rt_pages[0]);
     svm_setup();
     vmenter_vmrun(PA(v), &regs);
     __svm_stgi();
