@@ -167,7 +167,7 @@ static const char *lacking(uint32_t what)
 
 bool check_vmx(const struct check_options *o, const struct check_image *image, struct check_verdict *v)
 {
-    static const char *const areas[] = {"controls", "host", "guest"};
+    static const char *const areas[] = {"controls", "host", "guest", "msr-loading"};
     struct vmenter_vmx_caps caps;
     if (!capabilities(o, &caps, v))
         return false;

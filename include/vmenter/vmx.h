@@ -314,7 +314,8 @@ struct vmenter_vmx_host {
 enum vmenter_vmx_area {
     VMENTER_VMX_CONTROLS, /* VM-instruction error 7 */
     VMENTER_VMX_HOST,     /* VM-instruction error 8 */
-    VMENTER_VMX_GUEST     /* exit reason 80000021H */
+    VMENTER_VMX_GUEST,    /* exit reason 80000021H */
+    VMENTER_VMX_LOADING   /* exit reason 80000022H: the MSR-load area, as far as a look at it tells */
 };
 #define VMENTER_VMX_FINDING_FIELDS 8
 /* A rule that is broken, or that could not be judged because a field or memory is not known. */
@@ -334,14 +335,16 @@ struct vmenter_vmx_finding {
     uint64_t nearest;   /* the nearest value of field[0] that keeps the rule, other fields as they are */
     uint32_t lacking;   /* encoding of the first field that was not known; VMENTER_VMX_LACKS_... */
     uint64_t lacking_address;
+    uint32_t entry; /* of the VM-entry MSR-load area, from 1; 0: the rule is of no entry */
 };
 enum { VMENTER_VMX_LACKS_MEMORY = 0x10000, VMENTER_VMX_LACKS_POINTER, VMENTER_VMX_LACKS_MODE };
 
 /* All findings, in the manual's order: the number that there are, of which the first `max` are stored. */
 size_t vmenter_vmx_check(const struct vmenter_vmcs *v, const struct vmenter_vmx_caps *caps,
                          const struct vmenter_vmx_host *host, struct vmenter_vmx_finding *findings, size_t max);
-/* What the processor says to it: 0 (it enters, as far as these rules go), 7 or 8 (VM-instruction error), 0x80000021
- * (exit reason; *qualification, which may be NULL, is the exit's). Findings that were not judged do not count. */
+/* What the processor says to it: 0 (it enters, as far as these rules go), 7 or 8 (VM-instruction error), 0x80000021 or
+ * 0x80000022 (exit reason; *qualification, which may be NULL, is the exit's). Findings that were not judged do not
+ * count. */
 uint32_t vmenter_vmx_outcome(const struct vmenter_vmx_finding *findings, size_t count, uint64_t *qualification);
 /* One line of words without a newline; length as snprintf does. */
 size_t vmenter_vmx_finding_text(const struct vmenter_vmx_finding *finding, char *buf, size_t size);

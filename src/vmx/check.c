@@ -339,6 +339,8 @@ static uint64_t memory_now(const struct vmx_check *k, unsigned bytes, uint64_t a
 #define VMX_CHECKS(area, groups_)                                                    if (AREA_##area && (groups & (groups_))) {
 #define VMX_CHECKS_END                                                               }
 
+#define CHECK_LOAD(applies, holds)
+#define AREA_LOAD                 0
 #define CHECK_CTL(applies, holds) RULE(applies, holds)
 #define CHECK_HOST(applies, holds)
 #define CHECK_GUEST(applies, holds)
@@ -384,9 +386,11 @@ bool vmx_guest_holds(const struct vmx_check *k, uint32_t groups)
 #undef CHECK_CTL
 #undef CHECK_HOST
 #undef CHECK_GUEST
+#undef CHECK_LOAD
 #undef AREA_CTL
 #undef AREA_HOST
 #undef AREA_GUEST
+#undef AREA_LOAD
 #undef VMX_CHECK
 #undef VMX_CHECKS
 #undef VMX_CHECKS_END
@@ -405,6 +409,7 @@ static const struct {
 #define CTL                                               VMENTER_VMX_CONTROLS
 #define HOST                                              VMENTER_VMX_HOST
 #define GUEST                                             VMENTER_VMX_GUEST
+#define LOAD                                              VMENTER_VMX_LOADING
 #define VMX_CHECK(area_, name, id_, section_, text_, ...) [VMX_CHECK_##name] = {id_, section_, text_, area_},
 #define VMX_CHECKS(area, groups)
 #define VMX_CHECKS_END
@@ -415,6 +420,7 @@ static const struct {
 #undef CTL
 #undef HOST
 #undef GUEST
+#undef LOAD
 };
 
 const char *vmx_check_id(unsigned row)
@@ -430,6 +436,7 @@ struct judge {
     bool lacks;
     uint32_t lacking;
     uint64_t lacking_address;
+    uint32_t entry; /* of the MSR-load area, from 1, that broke the rule */
 };
 
 static void lack(struct judge *j, uint32_t what, uint64_t address)
@@ -478,6 +485,21 @@ static uint64_t current_vmcs(struct judge *j)
     return j->k->host.vmcs_pointer;
 }
 
+static bool loadable(uint32_t msr)
+{
+    return msr != 0xc0000100 && msr != 0xc0000101 && msr >> 8 != 8 && msr != 0x9b && msr != 0x79;
+}
+
+/* The first 8 bytes of entry n of the VM-entry MSR-load area: the MSR's number, and 32 reserved bits. False: there is
+ * no entry n, or no more than the list may have; or memory is not known. */
+static bool msr_entry(struct judge *j, uint32_t n, uint64_t *entry)
+{
+    if (n >= read_field(j, F_ENTRY_MSR_LOAD_COUNT) || n >= VMX_MISC_MSR_LIST_MAX(j->k->caps->misc))
+        return false;
+    *entry = read_memory(j, 8, read_field(j, F_ENTRY_MSR_LOAD_ADDRESS) + 16ull * n);
+    return !j->lacks;
+}
+
 struct nearest {
     bool has, bits;
     uint64_t must, may, value;
@@ -500,6 +522,7 @@ static __attribute__((noinline)) struct vmenter_vmx_finding describe(const struc
     e.area = rows[row].area;
     e.judged = !j->lacks;
     e.may = ~0ull;
+    e.entry = j->entry;
     if (j->lacks) {
         e.lacking = j->lacking;
         e.lacking_address = j->lacking_address;
@@ -532,8 +555,22 @@ static __attribute__((noinline)) struct vmenter_vmx_finding describe(const struc
 #define MASK(must, may)        as_mask(must, may)
 #define VALUE(value)           as_value(value)
 #define NONE                   ((struct nearest){0})
+/* Every entry of the MSR-load area; `entry` is its first 8 bytes. */
+#define EACH_MSR(holds)                                                                                                \
+    ({                                                                                                                 \
+        bool all = true;                                                                                               \
+        uint64_t entry;                                                                                                \
+        for (uint32_t n = 0; all && msr_entry(&j, n, &entry); n++)                                                     \
+            if (!(holds)) {                                                                                            \
+                all = false;                                                                                           \
+                j.entry = n + 1;                                                                                       \
+            }                                                                                                          \
+        all;                                                                                                           \
+    })
+#define NOT_REFUSED (!(j.entry = k->refused))
 #define VMX_CHECK(area, name, id, section, sentence, field_, applies, holds, nearest_)                                 \
     j.reads = 0;                                                                                                       \
+    j.entry = 0;                                                                                                       \
     j.lacks = false;                                                                                                   \
     if (((applies) && !(holds)) || j.lacks) {                                                                          \
         struct judge read = j;                                                                                         \
@@ -636,6 +673,15 @@ uint32_t vmenter_vmx_outcome(const struct vmenter_vmx_finding *findings, size_t 
             return VMX_ERR_ENTRY_INVALID_CONTROLS;
         if (e->area == VMENTER_VMX_HOST)
             return VMX_ERR_ENTRY_INVALID_HOST_STATE;
+        if (e->area == VMENTER_VMX_LOADING) { /* the first entry that any of the rules refuses */
+            uint32_t entry = e->entry;
+            for (size_t n = i + 1; n < count; n++)
+                if (findings[n].judged && findings[n].entry < entry)
+                    entry = findings[n].entry;
+            if (qualification)
+                *qualification = entry;
+            return VMX_REASON_ENTRY_FAILURE | VMX_REASON_ENTRY_FAILURE_MSR_LOADING;
+        }
         if (qualification)
             *qualification =
                 e->row >= VMX_CHECK_LINK_ADDRESS && e->row <= VMX_CHECK_LINK_CURRENT ? VMX_ENTRY_FAILURE_LINK_POINTER
@@ -663,7 +709,10 @@ static void correct(void *opaque, unsigned row, const struct vmenter_vmx_finding
     int slot = vmcs_slot_of(finding->field[0]);
     if (finding->has_nearest) {
         r->v->value[slot] = finding->nearest;
-    } else { /* PDPTEs in memory: no field corrects them, so no PAE paging */
+    } else if (finding->area == VMENTER_VMX_LOADING) { /* what memory holds no field corrects: leave it out */
+        slot = F_ENTRY_MSR_LOAD_COUNT;
+        r->v->value[slot] = finding->entry - 1;
+    } else { /* PDPTEs in memory: no PAE paging */
         slot = F_GUEST_CR4;
         r->v->value[slot] &= ~CR4_PAE;
     }

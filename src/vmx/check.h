@@ -75,6 +75,7 @@ struct vmx_check {
     const uint64_t *f;     /* by slot */
     const uint64_t *known; /* bit n: slot n is known; null: all are */
     struct vmenter_vmx_host host;
+    uint32_t refused; /* the entry of the VM-entry MSR-load area, from 1, that the processor did not load; 0: none */
 };
 
 /* Whether every rule of an area holds. groups: GROUP_* that may have changed since they were last found good. All

@@ -151,6 +151,10 @@ size_t vmenter_vmx_finding_text(const struct vmenter_vmx_finding *e, char *buf, 
         puts_(&t, vmenter_vmcs_field_name(e->field[0]));
         puts_(&t, " is ");
         put_hex(&t, e->found);
+        if (e->entry) {
+            puts_(&t, ", entry ");
+            put_number(&t, e->entry);
+        }
         puts_(&t, ": ");
     }
     puts_(&t, e->rule);

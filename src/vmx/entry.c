@@ -312,6 +312,8 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     if (unlikely(v->f[F_ENTRY_MSR_LOAD_COUNT])) {
         uint64_t failed = vmx_load_msrs(c, v->f[F_ENTRY_MSR_LOAD_ADDRESS], v->f[F_ENTRY_MSR_LOAD_COUNT]);
         if (failed) {
+            k.refused = (uint32_t)failed;
+            list_broken(x, &k);
             vmx_exit_entry_failure(c, VMX_REASON_ENTRY_FAILURE_MSR_LOADING, failed);
             return VMX_SUCCEED;
         }

@@ -397,6 +397,7 @@ static const struct {
 #define CTL                            'c'
 #define HOST                           'h'
 #define GUEST                          'g'
+#define LOAD                           'l'
 #define VMX_CHECK(area, name, id, ...) {area, id},
 #define VMX_CHECKS(area, groups)
 #define VMX_CHECKS_END
@@ -407,6 +408,7 @@ static const struct {
 #undef CTL
 #undef HOST
 #undef GUEST
+#undef LOAD
 };
 
 static bool offered(uint32_t field, char how, uint64_t value)
