@@ -423,6 +423,7 @@ struct cpu {
         uint64_t monitor_filter, misc_features, perf_ctl, clock_modulation, therm_interrupt, energy_perf_bias, iorr[4],
             top_mem, top_mem2, nb_cfg;
         uint64_t mmio_cfg, smm_addr, smm_mask, k7_perf[8], amd_cfg[16];
+        uint64_t cpuid_flip[4]; /* bits of the AMD CPUID override registers that are not as after reset */
     } msr;
 
     /* --- event state --------------------------------------------------------------------------------------------- */
@@ -550,6 +551,8 @@ bool cpu_write_xcr0(struct cpu *c, uint64_t v);
 bool cpu_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v);
 bool cpu_wrmsr(struct cpu *c, uint32_t msr, uint64_t v);
 void cpu_cpuid(struct cpu *c, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
+/* AMD's CPUID override register of this number's low two bits (C001_1002 to C001_1005) after reset. */
+uint64_t cpu_cpuid_override(const struct cpu *c, unsigned i);
 
 /* --- system-management mode (smm.c)
  * ------------------------------------------------------------------------------------ */

@@ -346,6 +346,18 @@ static bool wr_hwcr(struct cpu *c, uint32_t msr, uint64_t v)
     return true;
 }
 
+static bool rd_cpuid_override(struct cpu *c, uint32_t msr, uint64_t *v)
+{
+    *v = cpu_cpuid_override(c, msr & 3) ^ c->msr.cpuid_flip[msr & 3];
+    return true;
+}
+
+static bool wr_cpuid_override(struct cpu *c, uint32_t msr, uint64_t v)
+{
+    c->msr.cpuid_flip[msr & 3] = cpu_cpuid_override(c, msr & 3) ^ v;
+    return true;
+}
+
 static bool rd_smbase(struct cpu *c, uint32_t msr, uint64_t *v)
 {
     *v = c->msr.smbase;

@@ -376,7 +376,7 @@ static void build_fadt(struct out *o, const struct acpi_config *c, uint32_t facs
     put8(o, ACPI_PM_RESET_VALUE);
     put_le(o, 0, 2);
     put8(o, 4);      /* minor revision: 6.4 */
-    put_le(o, 0, 8); /* the 32-bit address of the FACS stands */
+    put_le(o, facs, 8); /* X_FIRMWARE_CTRL: the same */
     put_le(o, dsdt, 8);
     put_gas(o, status, 32);
     put_gas(o, 0, 0);

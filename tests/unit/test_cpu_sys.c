@@ -442,6 +442,52 @@ static void msrs(void **state)
     world_free(w);
 }
 
+/* "Processor Programming Reference", families 17h and 19h, "MSRC001_1004 [CPUID Features]" and its neighbours: they
+ * read as CPUID does, and CPUID reads as they are written; the bits that follow CR4 do so only while they are set. */
+static void cpuid_overrides(void **state)
+{
+    static const struct {
+        uint32_t msr, leaf;
+        unsigned low, high;
+    } regs[] = {{0xc0011002, 7, 1, 0}, {0xc0011003, 6, 2, 0}, {0xc0011004, 1, 3, 2}, {0xc0011005, 0x80000001, 3, 2}};
+    struct world *w = long_mode("max-amd", 0);
+    struct cpu *c = w->c;
+    uint32_t usual[4], out[4];
+    uint64_t v;
+    c->cr4 |= CR4_OSXSAVE | CR4_PKE;
+    for (unsigned i = 0; i < ARRAY_LEN(regs); i++) {
+        cpu_cpuid(c, regs[i].leaf, 0, usual);
+        assert_true(cpu_rdmsr(c, regs[i].msr, &v));
+        assert_int_equal((uint32_t)v, usual[regs[i].low]);
+        assert_int_equal(v >> 32, usual[regs[i].high]);
+        uint64_t other = v ^ 0x8000000400000001;
+        assert_true(cpu_wrmsr(c, regs[i].msr, other));
+        cpu_cpuid(c, regs[i].leaf, 0, out);
+        assert_int_equal(out[regs[i].low], (uint32_t)other);
+        assert_int_equal(out[regs[i].high], other >> 32);
+        cpu_cpuid(c, 0, 0, out);
+        assert_int_equal(out[1], 0x68747541); /* other leaves are as before */
+        assert_true(cpu_wrmsr(c, regs[i].msr, v));
+        cpu_cpuid(c, regs[i].leaf, 0, out);
+        assert_memory_equal(out, usual, sizeof out);
+    }
+    assert_true(cpu_rdmsr(c, 0xc0011004, &v));
+    c->cr4 &= ~(uint64_t)CR4_OSXSAVE;
+    cpu_cpuid(c, 1, 0, out);
+    assert_false(out[2] & BIT(27));
+    assert_true(v & BIT(32 + 27));
+    assert_true(cpu_wrmsr(c, 0xc0011004, v & ~BIT(32 + 27)));
+    cpu_cpuid(c, 1, 0, out);
+    assert_false(out[2] & BIT(27));
+    c->cr4 |= CR4_OSXSAVE;
+    cpu_cpuid(c, 1, 0, out);
+    assert_false(out[2] & BIT(27));
+    world_free(w);
+    w = long_mode("max", 0);
+    assert_false(cpu_rdmsr(w->c, 0xc0011004, &v));
+    world_free(w);
+}
+
 CODE(t_sgdt, 64, "sgdt 0x40000; ud2")
 CODE(t_in, 64, "in %dx, %al; ud2")
 CODE(t_insb, 64, "rep insb; ud2")
@@ -759,6 +805,7 @@ int main(void)
         cmocka_unit_test(syscall_sysret),
         cmocka_unit_test(control_registers),
         cmocka_unit_test(msrs),
+        cmocka_unit_test(cpuid_overrides),
         cmocka_unit_test(user_privilege),
         cmocka_unit_test(iret_64),
         cmocka_unit_test(call_gate_with_parameters),

@@ -607,6 +607,8 @@ static void acpi_tables_are_consistent(void **state)
             assert_int_equal(sum(dsdt, le32(dsdt + 4)), 0);
             assert_memory_equal(facs, "FACS", 4);
             assert_int_equal((facs - buf) % 64, 0);
+            assert_int_equal(le32(t + 132), le32(t + 36)); /* X_FIRMWARE_CTRL and FIRMWARE_CTRL agree */
+            assert_int_equal(le32(t + 136), 0);
             assert_int_equal(le32(t + 76), 0x608);
             /* Name (_S5_, Package (4) {5, 5, 0, 0}) with a two-byte package length */
             static const uint8_t s5[] = {0x08, '_', 'S', '5', '_', 0x12, 0x49, 0x00, 4, 0x0a, 5, 0x0a, 5, 0, 0};
