@@ -156,7 +156,8 @@ install: all
 	ln -sf $(notdir $(SO)) $(DESTDIR)$(PREFIX)/lib/$(SONAME)
 	ln -sf $(SONAME) $(DESTDIR)$(PREFIX)/lib/libvmenter.so
 	install -D -m 644 src/native/enter.S $(DESTDIR)$(PREFIX)/share/vmenter/native/enter.S
-	for f in src/vmx/check.c src/vmx/check_words.c src/vmx/check.h src/arch/vmx_check.def src/arch/creg.def; do \
+	for f in $(addprefix src/,vmx/check.c vmx/check_words.c vmx/check.h arch/vmx_check.def arch/creg.def base/words.h \
+		svm/check.c svm/check_words.c svm/check.h arch/svm_check.def arch/feature.def); do \
 		install -D -m 644 $$f $(DESTDIR)$(PREFIX)/share/vmenter/freestanding/$$f || exit 1; done
 	cd include && find vmenter -type f -exec install -D -m 644 {} $(abspath $(DESTDIR)$(PREFIX))/include/{} \;
 	sed -e 's|@PREFIX@|$(abspath $(PREFIX))|' -e 's|@VERSION@|$(VERSION)|' tools/vmenter.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/vmenter.pc

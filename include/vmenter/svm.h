@@ -4,13 +4,16 @@
  *
  * AMD64 Architecture Programmer's Manual (APM) volume 2, chapter "Secure Virtual Machine", appendix "VMCB Layout". The
  * struct and the enums come from the tables in <vmenter/arch/vmcb.def> and <vmenter/arch/svm_exit.def>; a program may
- * include those too. Nothing here needs a library.
+ * include those too. Nothing here needs a library, but the functions at the end.
  */
 #ifndef VMENTER_SVM_H
 #define VMENTER_SVM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include <vmenter/known.h>
 
 #ifdef __cplusplus
 #define VMENTER_STATIC_ASSERT_(e, text) static_assert(e, text)
@@ -289,4 +292,81 @@ static inline void svm_msrpm_set(void *msrpm, uint32_t msr, int read, int write)
 #define SVM_CPUID_BUS_LOCK     (1u << 29)
 #define SVM_CPUID_IDLE_HLT     (1u << 30)
 
+/* --- Would VMRUN take this VMCB?
+ * --------------------------------------------------------------------------------------
+ *
+ * The rules of "Canonicalization and Consistency Checks" and of the features that have some, all of them. vmenter's own
+ * processor runs the same rules at its VMRUN. No function here allocates, keeps state or needs a C library:
+ * src/svm/check.c and check_words.c build by themselves into a hypervisor for real hardware (docs/SVM.md). */
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What the processor is able to. */
+struct vmenter_svm_caps {
+    uint64_t cr4_bits, efer_bits; /* bits of CR4 and EFER that are not reserved */
+    uint32_t asids;               /* number of ASIDs, 0 included: CPUID Fn8000_000A EBX */
+    uint8_t physical_bits;        /* CPUID Fn8000_0008 EAX 7:0 */
+    bool long_mode, nested_paging, flush_by_asid, vnmi;
+};
+/* Asks the processor by CPUID (out: EAX, EBX, ECX, EDX). */
+void vmenter_svm_caps_read(struct vmenter_svm_caps *caps,
+                           void (*cpuid)(void *opaque, uint32_t leaf, uint32_t subleaf, uint32_t out[4]), void *opaque);
+/* A processor that offers all that the manual has: for a VMCB of which nobody knows the processor. */
+void vmenter_svm_caps_any(struct vmenter_svm_caps *caps);
+/* Those of a processor model ("NAME[,+feature,-feature...]"; vmenter's library, not native). False: no such model or
+ * feature, or it has no SVM; `error` (may be NULL, else 256 bytes) says which. */
+bool vmenter_svm_caps_of_model(struct vmenter_svm_caps *caps, const char *model, char *error);
+
+/* Where VMRUN is executed. All zeros: nothing is known. */
+struct vmenter_svm_host {
+    enum vmenter_known paging;    /* CR0.PG */
+    enum vmenter_known long_mode; /* EFER.LMA */
+    /* Reads physical memory. False, or NULL: what is there is not known. */
+    bool (*read_memory)(void *opaque, uint64_t address, void *to, size_t bytes);
+    void *opaque;
+};
+
+#define VMENTER_SVM_FINDING_FIELDS 6
+/* A rule that is broken, or that could not be judged because a field or memory is not known. */
+struct vmenter_svm_finding {
+    const char *id;      /* such as "CR0_CD_NW"; it stays the same for ever */
+    const char *section; /* its title in the manual's volume 2 */
+    const char *rule;    /* a sentence: what is wrong if it is broken */
+    uint16_t row;        /* its place in the order of the checks; differs between versions */
+    bool judged;         /* false: not known whether it is broken; then `lacking` says why */
+    bool has_nearest;
+    uint8_t fields;
+    uint8_t size;                               /* of field[0], in bytes: 1, 2, 4, 8 */
+    uint16_t field[VMENTER_SVM_FINDING_FIELDS]; /* offsets in the VMCB: the field at fault, then others that the verdict
+                                                   depends on, as far as there is room */
+    uint64_t found;                             /* in field[0] */
+    uint64_t must, may; /* bits of field[0] that the rule wants 1, that it lets be 1; 0 and all ones: no such words */
+    uint64_t nearest;   /* the nearest value of field[0] that keeps the rule, other fields as they are */
+    uint32_t lacking;   /* offset of the first field that was not known; VMENTER_SVM_LACKS_... */
+    uint64_t lacking_address;
+};
+enum { VMENTER_SVM_LACKS_MEMORY = 0x1000, VMENTER_SVM_LACKS_PAGING, VMENTER_SVM_LACKS_MODE };
+
+/* All findings, in order: the number that there are, of which the first `max` are stored. VMRUN ends in #VMEXIT with
+ * VMEXIT_INVALID when one is judged. `known`: sizeof(struct vmcb) bytes, 0 where the VMCB's byte is not known; NULL:
+ * all of it is. Clean bits are taken for clear: a processor that holds the VMCB may see older values. */
+size_t vmenter_svm_check(const struct vmcb *v, const uint8_t *known, const struct vmenter_svm_caps *caps,
+                         const struct vmenter_svm_host *host, struct vmenter_svm_finding *findings, size_t max);
+/* One line of words without a newline; length as snprintf does. */
+size_t vmenter_svm_finding_text(const struct vmenter_svm_finding *finding, char *buf, size_t size);
+/* Makes it keep every rule that can be judged, by few changes: each broken field takes its nearest legal value until
+ * nothing is broken, and then every changed field that can go back goes back. A VMCB that breaks nothing is left as it
+ * is. The number of fields changed; -1: the capabilities contradict each other, the VMCB still breaks a rule. */
+int vmenter_svm_round(struct vmcb *v, const uint8_t *known, const struct vmenter_svm_caps *caps,
+                      const struct vmenter_svm_host *host);
+
+/* "save.cr0", "save.cs.attrib", of the field that begins at the offset; NULL: none does. */
+const char *vmenter_vmcb_field_name(uint32_t offset);
+/* The bit of a field that has names for them: an intercept, a bit of CR0, CR4 or EFER; NULL: none. */
+const char *vmenter_vmcb_bit_name(uint32_t offset, unsigned bit);
+
+#ifdef __cplusplus
+}
+#endif
 #endif

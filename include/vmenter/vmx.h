@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <vmenter/known.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -300,7 +302,6 @@ void vmenter_vmx_caps_derive(struct vmenter_vmx_caps *caps,
 void vmenter_vmx_caps_any(struct vmenter_vmx_caps *caps);
 
 /* Where the VM entry happens. All zeros: nothing is known. */
-enum vmenter_known { VMENTER_UNKNOWN = 0, VMENTER_NO = 1, VMENTER_YES = 2 };
 struct vmenter_vmx_host {
     enum vmenter_known ia32e_mode; /* the host is in IA-32e mode: IA32_EFER.LMA */
     enum vmenter_known smm;        /* the host is in SMM; unknown counts as no */

@@ -425,16 +425,8 @@ bool svm_attach(struct cpu *c)
     struct svm_cpu *s = calloc(1, sizeof *s);
     if (!s)
         return false;
-    s->caps = (struct svm_caps){
-        .cr4_bits = model_cr4_bits(m),
-        .efer_bits = model_efer_bits(m),
-        .asids = m->svm_asids,
-        .maxphyaddr = m->maxphyaddr,
-        .long_mode = model_has(m, FEATURE_lm),
-        .np = model_has(m, FEATURE_npt),
-        .flush_asid = model_has(m, FEATURE_flushbyasid),
-        .vnmi = model_has(m, FEATURE_vnmi),
-    };
+    svm_caps_init(&s->caps, m);
+    s->check.caps = &s->caps;
     s->clean_bits = model_has(m, FEATURE_vmcb_clean);
     s->nrips = model_has(m, FEATURE_nrip_save);
     s->decode = model_has(m, FEATURE_decodeassists);

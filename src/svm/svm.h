@@ -34,6 +34,9 @@ bool svm_vmmcall(struct cpu *c);
  * sentence. Empty when it was not refused. Length as snprintf does. */
 size_t svm_explain(struct cpu *c, char *buf, size_t size);
 
+/* What the rules need to know of a processor model. */
+void svm_caps_init(struct vmenter_svm_caps *caps, const struct model *m);
+
 /* The VMCB of the running guest or of the last VMRUN, as it stands in memory, and its address. False: none yet. */
 bool svm_last_vmcb(const struct cpu *c, struct vmcb *v, uint64_t *pa);
 

@@ -60,13 +60,14 @@ struct svm_cpu {
         uint64_t cr0, cr4, efer;
     } tlb_mode;
 
-    uint64_t ignne, key;  /* MSRs */
-    struct svm_caps caps; /* of the model */
+    uint64_t ignne, key;          /* MSRs */
+    struct vmenter_svm_caps caps; /* of the model */
+    struct svm_check check;       /* on those, and the host of the last VMRUN */
     bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet,
         wide;
 
-    uint64_t broken; /* rows of svm_check.def that the last VMRUN found broken, with the fields as they were */
-    uint64_t broken_value[SVM_CHECK_COUNT];
+    struct vmenter_svm_finding finding[SVM_CHECK_COUNT]; /* why the last VMRUN was refused */
+    unsigned findings;
 };
 
 INLINE bool svm_intercepts(const struct svm_cpu *s, unsigned code)

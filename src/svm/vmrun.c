@@ -314,12 +314,9 @@ static void exit_to_host(struct cpu *c, struct svm_cpu *s);
 /* VMEXIT_INVALID: the guest state was not loaded, so none is saved. */
 static void refuse(struct cpu *c, struct svm_cpu *s, struct vmcb *v, uint64_t bad)
 {
-    s->broken = bad;
-    for (unsigned n = 0; n < SVM_CHECK_COUNT; n++) {
-        s->broken_value[n] = 0;
-        if (bad & BIT(n))
-            memcpy(&s->broken_value[n], (const uint8_t *)v + svm_check_rows[n].offset, svm_check_rows[n].size);
-    }
+    s->check.pdpte_bad = bad & BIT(SVM_CHECK_PDPTE_MBZ) ? VMENTER_YES : VMENTER_NO;
+    s->findings = (unsigned)svm_check_list(v, &s->check, bad, s->finding, ARRAY_LEN(s->finding));
+    s->check.pdpte_bad = VMENTER_UNKNOWN;
     v->control.exitcode = (uint64_t)SVM_EXIT_INVALID;
     v->control.exitinfo1 = 0;
     v->control.exitinfo2 = 0;
@@ -339,12 +336,12 @@ void svm_enter(struct cpu *c, uint64_t pa, struct vmcb *v)
 
     save_host(c, s);
     s->last_pa = pa;
-    s->broken = 0;
-    s->caps.host_cr0 = s->host.cr0;
-    s->caps.host_efer = s->host.efer;
+    s->findings = 0;
+    s->check.host.paging = s->host.cr0 & CR0_PG ? VMENTER_YES : VMENTER_NO;
+    s->check.host.long_mode = s->host.efer & EFER_LMA ? VMENTER_YES : VMENTER_NO;
 
     load_controls(s, v, dirty);
-    uint64_t bad = svm_check(v, &s->caps, dirty);
+    uint64_t bad = svm_check(v, &s->check, dirty);
     if (likely(!bad)) {
         read_guest(s, v, dirty);
         const struct svm_guest *g = &s->guest;

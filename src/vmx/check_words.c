@@ -4,47 +4,8 @@
  *
  * Freestanding like check.c.
  */
+#include "src/base/words.h"
 #include "src/vmx/check.h"
-
-/* --- a line of text ----------------------------------------------------------------------------------------------- */
-
-struct text {
-    char *buf;
-    size_t size, at; /* at: what the whole would be long, as with snprintf */
-};
-
-static void put(struct text *t, char c)
-{
-    if (t->at + 1 < t->size)
-        t->buf[t->at] = c;
-    t->at++;
-}
-static void puts_(struct text *t, const char *s)
-{
-    while (*s)
-        put(t, *s++);
-}
-static void put_hex(struct text *t, uint64_t v)
-{
-    unsigned digits = 1;
-    while (digits < 16 && v >> (4 * digits))
-        digits++;
-    puts_(t, "0x");
-    while (digits--)
-        put(t, "0123456789abcdef"[v >> (4 * digits) & 15]);
-}
-static void put_number(struct text *t, unsigned v)
-{
-    if (v >= 10)
-        put_number(t, v / 10);
-    put(t, (char)('0' + v % 10));
-}
-static size_t end(struct text *t)
-{
-    if (t->size)
-        t->buf[t->at < t->size ? t->at : t->size - 1] = 0;
-    return t->at;
-}
 
 /* --- names -------------------------------------------------------------------------------------------------------- */
 
@@ -89,92 +50,46 @@ const char *vmenter_vmx_control_name(uint32_t encoding, unsigned bit)
 
 /* --- findings ----------------------------------------------------------------------------------------------------- */
 
-static unsigned count_bits(uint64_t v)
-{
-    unsigned n = 0;
-    for (; v; v &= v - 1)
-        n++;
-    return n;
-}
-
-static void put_bits(struct text *t, uint32_t encoding, uint64_t bits, const char *verb)
-{
-    puts_(t, verb);
-    const char *between = " ";
-    for (unsigned i = 0; i < 64; i++) {
-        if (!(bits >> i & 1))
-            continue;
-        unsigned last = i;
-        const char *name = vmenter_vmx_control_name(encoding, i);
-        if (!name)
-            while (last < 63 && (bits >> (last + 1) & 1) && !vmenter_vmx_control_name(encoding, last + 1))
-                last++;
-        puts_(t, between);
-        between = ", ";
-        if (name) {
-            put(t, '"');
-            puts_(t, name);
-            puts_(t, "\" (bit ");
-            put_number(t, i);
-            put(t, ')');
-        } else if (last > i) {
-            puts_(t, "bits ");
-            put_number(t, last);
-            put(t, ':');
-            put_number(t, i);
-        } else {
-            puts_(t, "bit ");
-            put_number(t, i);
-        }
-        i = last;
-    }
-}
-
 size_t vmenter_vmx_finding_text(const struct vmenter_vmx_finding *e, char *buf, size_t size)
 {
-    struct text t = {buf, size, 0};
-    puts_(&t, e->id);
+    struct words t = {buf, size, 0};
+    words_add(&t, e->id);
     if (!e->judged) {
-        puts_(&t, ": not judged: ");
+        words_add(&t, ": not judged: ");
         switch (e->lacking) {
         case VMENTER_VMX_LACKS_MEMORY:
-            puts_(&t, "memory at ");
-            put_hex(&t, e->lacking_address);
+            words_add(&t, "memory at ");
+            words_hex(&t, e->lacking_address);
             break;
-        case VMENTER_VMX_LACKS_POINTER: puts_(&t, "the address of the VMCS"); break;
-        case VMENTER_VMX_LACKS_MODE: puts_(&t, "whether the host is in IA-32e mode"); break;
-        default: puts_(&t, vmenter_vmcs_field_name(e->lacking));
+        case VMENTER_VMX_LACKS_POINTER: words_add(&t, "the address of the VMCS"); break;
+        case VMENTER_VMX_LACKS_MODE: words_add(&t, "whether the host is in IA-32e mode"); break;
+        default: words_add(&t, vmenter_vmcs_field_name(e->lacking));
         }
-        puts_(&t, " is not known: ");
+        words_add(&t, " is not known: ");
     } else {
-        puts_(&t, ": ");
-        puts_(&t, vmenter_vmcs_field_name(e->field[0]));
-        puts_(&t, " is ");
-        put_hex(&t, e->found);
+        words_add(&t, ": ");
+        words_add(&t, vmenter_vmcs_field_name(e->field[0]));
+        words_add(&t, " is ");
+        words_hex(&t, e->found);
         if (e->entry) {
-            puts_(&t, ", entry ");
-            put_number(&t, e->entry);
+            words_add(&t, ", entry ");
+            words_number(&t, e->entry);
         }
-        puts_(&t, ": ");
+        words_add(&t, ": ");
     }
-    puts_(&t, e->rule);
+    words_add(&t, e->rule);
     if (e->judged && e->has_nearest && e->nearest != e->found) {
-        puts_(&t, "; nearest legal value ");
-        put_hex(&t, e->nearest);
+        words_add(&t, "; nearest legal value ");
+        words_hex(&t, e->nearest);
         /* Of bits, which; of an address or a number the value says it. */
-        uint64_t on = e->nearest & ~e->found, off = e->found & ~e->nearest;
-        bool words = e->must || e->may != ~0ull || vmenter_vmx_control_name(e->field[0], 31) || (on | off) < 0x20000;
-        if (words && count_bits(on | off) <= 8) {
-            if (on)
-                put_bits(&t, e->field[0], on, ": set");
-            if (off)
-                put_bits(&t, e->field[0], off, on ? ", clear" : ": clear");
-        }
+        if (e->must || e->may != ~0ull || vmenter_vmx_control_name(e->field[0], 31) ||
+            (e->nearest ^ e->found) < 0x20000)
+            words_change(&t, e->field[0], e->found, e->nearest, vmenter_vmx_control_name);
     }
-    puts_(&t, " (SDM 3C, \"");
-    puts_(&t, e->section);
-    puts_(&t, "\")");
-    return end(&t);
+    words_add(&t, " (SDM 3C, \"");
+    words_add(&t, e->section);
+    words_add(&t, "\")");
+    return words_end(&t);
 }
 
 /* --- capabilities ------------------------------------------------------------------------------------------------- */

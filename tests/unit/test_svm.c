@@ -1253,8 +1253,9 @@ static void test_refused(void **state)
     assert_int_equal(b.v->save.rax, 0x4242);
     size_t len = svm_explain(b.c, text, sizeof text);
     assert_int_equal(len, strlen(text));
-    assert_non_null(strstr(text, "ASID_ZERO: control.guest_asid = 0x0. ASID is equal to zero."));
-    assert_non_null(strstr(text, "CR4_MBZ: save.cr4 = 0x80000"));
+    assert_non_null(
+        strstr(text, "ASID_ZERO: control.guest_asid is 0x0: ASID is equal to zero; nearest legal value 0x1 (APM"));
+    assert_non_null(strstr(text, "CR4_MBZ: save.cr4 is 0x80000"));
     assert_non_null(strstr(text, "Canonicalization and Consistency Checks"));
     assert_null(strstr(text, "CR3"));
     /* A PAE guest with shadow paging and a bad PDPTE. */

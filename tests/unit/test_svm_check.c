@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * VMRUN's consistency checks as rules over a VMCB: each row of svm_check.def broken alone is reported alone; a row
- * without a way to break it here does not compile. Names of exit codes, the MSR permission map's layout.
+ * VMRUN's consistency checks as rules over a VMCB: each row of svm_check.def broken alone is reported alone. Names of
+ * exit codes, the MSR permission map's layout.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,190 +9,34 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "src/svm/check.h"
+#include "tests/unit/svm_rules.h"
 #include "src/svm/svm.h"
-
-static void legal(struct vmcb *v, struct svm_caps *k)
-{
-    memset(v, 0, sizeof *v);
-    *k = (struct svm_caps){
-        .cr4_bits = CR4_VME | CR4_PVI | CR4_PSE | CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_SMEP,
-        .efer_bits = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME,
-        .asids = 64,
-        .maxphyaddr = 40,
-        .long_mode = true,
-        .np = true,
-        .flush_asid = true,
-        .vnmi = true,
-        .host_cr0 = CR0_PG | CR0_PE,
-        .host_efer = EFER_LMA | EFER_LME,
-    };
-    vmcb_set_intercept(v, SVM_EXIT_VMRUN);
-    v->control.guest_asid = 1;
-    v->control.nested_ctl = VMCB_NP_ENABLE;
-    v->control.ncr3 = 0x1000;
-    v->save.g_pat = 0x0007040600070406;
-    v->save.efer = EFER_SVME | EFER_LME | EFER_LMA;
-    v->save.cr0 = CR0_PE | CR0_PG | CR0_WP | CR0_ET;
-    v->save.cr3 = 0x2000;
-    v->save.cr4 = CR4_PAE;
-    v->save.cs.attrib = 0x29b;
-    v->save.dr6 = 0xffff0ff0;
-    v->save.dr7 = 0x400;
-}
-
-#define BREAK(id) static void break_##id(struct vmcb *v, struct svm_caps *k)
-BREAK(EFER_SVME)
-{
-    v->save.efer &= ~EFER_SVME;
-}
-BREAK(CR0_CD_NW)
-{
-    v->save.cr0 |= CR0_NW;
-}
-BREAK(CR0_HIGH)
-{
-    v->save.cr0 |= BIT(32);
-}
-BREAK(CR3_MBZ)
-{
-    v->save.cr3 |= BIT(40);
-}
-BREAK(CR4_MBZ)
-{
-    v->save.cr4 |= BIT(31);
-}
-BREAK(DR6_HIGH)
-{
-    v->save.dr6 |= BIT(63);
-}
-BREAK(DR7_HIGH)
-{
-    v->save.dr7 |= BIT(32);
-}
-BREAK(EFER_MBZ)
-{
-    v->save.efer |= BIT(1);
-}
-BREAK(LONG_MODE)
-{
-    k->long_mode = false;
-}
-BREAK(LME_PG_PAE)
-{
-    v->save.cr4 &= ~CR4_PAE;
-}
-BREAK(LME_PG_PE)
-{
-    v->save.cr0 &= ~CR0_PE;
-}
-BREAK(CS_L_D)
-{
-    v->save.cs.attrib |= 0x400;
-}
-BREAK(VMRUN_INTERCEPT)
-{
-    vmcb_clear_intercept(v, SVM_EXIT_VMRUN);
-}
-BREAK(IOPM_ADDRESS)
-{
-    v->control.iopm_base_pa = BIT(40) - 0x2000;
-}
-BREAK(MSRPM_ADDRESS)
-{
-    v->control.msrpm_base_pa = BIT(40) - 0x1000;
-}
-BREAK(ASID_ZERO)
-{
-    v->control.guest_asid = 0;
-}
-BREAK(CET_WP)
-{
-    k->cr4_bits |= CR4_CET;
-    v->save.cr4 |= CR4_CET;
-    v->save.cr0 &= ~CR0_WP;
-}
-BREAK(S_CET_MBZ)
-{
-    k->cr4_bits |= CR4_CET;
-    v->save.s_cet = BIT(6);
-}
-BREAK(EVENTINJ_TYPE)
-{
-    v->control.eventinj = VMCB_EVENT_VALID | 1 << 8 | 0x20;
-}
-BREAK(EVENTINJ_VECTOR)
-{
-    v->control.eventinj = vmcb_event(VMCB_EVENT_EXCEPTION, 2);
-}
-BREAK(ASID_RANGE)
-{
-    v->control.guest_asid = 64;
-}
-BREAK(TLB_CONTROL)
-{
-    v->control.tlb_control = 2;
-}
-BREAK(NP_UNSUPPORTED)
-{
-    k->np = false;
-}
-BREAK(NP_HOST_PAGING)
-{
-    k->host_cr0 &= ~CR0_PG;
-}
-BREAK(NCR3_MBZ)
-{
-    v->control.ncr3 |= BIT(40);
-}
-BREAK(G_PAT)
-{
-    v->save.g_pat = 0x0007040600070402;
-}
-BREAK(SEV)
-{
-    v->control.nested_ctl |= VMCB_SEV_ENABLE;
-}
-BREAK(VNMI_INTERCEPT)
-{
-    v->control.vintr |= VMCB_VINTR_NMI_ENABLE;
-}
-BREAK(PDPTE_MBZ)
-{
-    k->pdpte_bad = true;
-}
-
-static const struct {
-    const char *id;
-    void (*f)(struct vmcb *v, struct svm_caps *k);
-} breakers[] = {
-#define SVM_CHECK(id, g1, g2, found, section, sentence, broken) {#id, break_##id},
-#include "src/arch/svm_check.def"
-};
 
 static void test_each_row_alone(void **state)
 {
     struct vmcb v;
-    struct svm_caps k;
-    legal(&v, &k);
+    struct vmenter_svm_caps caps;
+    struct svm_check k;
+    legal(&v, &caps, &k);
     assert_int_equal(svm_check(&v, &k, ~0u), 0);
     for (unsigned n = 0; n < SVM_CHECK_COUNT; n++) {
-        legal(&v, &k);
-        breakers[n].f(&v, &k);
+        legal(&v, &caps, &k);
+        breakers[n].f(&v, &caps, &k);
         uint64_t bad = svm_check(&v, &k, ~0u);
         if (bad != BIT(n))
             print_error("%s alone: 0x%llx, row %u\n", breakers[n].id, (unsigned long long)bad, n);
         assert_int_equal(bad, BIT(n));
         /* A clean group is not looked at; a row of no group always is. */
-        assert_int_equal(svm_check(&v, &k, ~svm_check_rows[n].groups), svm_check_rows[n].groups ? 0 : BIT(n));
+        assert_int_equal(svm_check(&v, &k, ~svm_check_groups(n)), svm_check_groups(n) ? 0 : BIT(n));
     }
 }
 
 static void test_limits(void **state)
 {
     struct vmcb v;
-    struct svm_caps k;
-    legal(&v, &k);
+    struct vmenter_svm_caps caps;
+    struct svm_check k;
+    legal(&v, &caps, &k);
     v.save.cr0 |= CR0_CD | CR0_NW; /* both set is legal */
     v.save.cr3 = BIT(40) - 0x1000;
     v.control.iopm_base_pa = BIT(40) - 0x3000;
@@ -201,7 +45,7 @@ static void test_limits(void **state)
     v.control.tlb_control = VMCB_TLB_FLUSH_ASID_NON_GLOBAL;
     v.control.eventinj = vmcb_event(VMCB_EVENT_EXCEPTION, 31);
     assert_int_equal(svm_check(&v, &k, ~0u), 0);
-    k.flush_asid = false;
+    caps.flush_by_asid = false;
     assert_int_equal(svm_check(&v, &k, ~0u), BIT(SVM_CHECK_TLB_CONTROL));
     v.control.tlb_control = VMCB_TLB_FLUSH_ALL;
     assert_int_equal(svm_check(&v, &k, ~0u), 0);
