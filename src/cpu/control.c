@@ -252,7 +252,7 @@ bool cpu_write_cr3(struct cpu *c, uint64_t v)
     c->cr3 = v;
     cpu_update_translation(c); /* to the bank of the new PCID */
     if (!keep) {
-        tlb_flush_bank(&c->tlbs, c->bank, true);
+        tlb_flush_context(&c->tlbs, &c->bank->ctx, true);
         code_set_key(c);
     }
     return true;

@@ -188,6 +188,9 @@ struct guest_ops {
     /* What comes before the debug traps of the previous instruction: asked when attention says so and, with step_guest,
      * at every boundary. Null: nothing. True: exited. */
     bool (*before_traps)(struct cpu *c);
+    /* What still belongs to the previous instruction, ahead of INIT and SMIs; ATT_GUEST asks for it. Null: nothing.
+     * True: exited. */
+    bool (*completes)(struct cpu *c);
     bool (*interrupt)(struct cpu *c); /* physical interrupt pending and not blocked by the guest mode's rules: exits? */
     bool (*nmi)(struct cpu *c), (*smi)(struct cpu *c), (*init)(struct cpu *c), (*sipi)(struct cpu *c, uint8_t vector);
     /* May a physical interrupt be recognised now (host IF under V_INTR_MASKING, GIF, external-interrupt exiting)? */

@@ -673,16 +673,15 @@ bool cpu_invpcid(struct cpu *c, uint64_t type, uint64_t pcid, uint64_t la)
 {
     if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(c->cr4 & CR4_PCIDE)) || (type == 0 && !canonical_wide(c, la)))
         return cpu_raise(c, EXC_GP, 0);
-    uint64_t root = c->second.kind == MMU_SECOND_NONE ? 0 : c->second.root;
     switch (type) {
     case 0: {
-        struct tlb_context ctx = {.vpid = c->vpid, .pcid = (uint16_t)pcid, .root = root};
+        struct tlb_context ctx = {.vpid = c->vpid, .pcid = (uint16_t)pcid};
         tlb_flush_page(&c->tlbs, &ctx, LA(la), false);
         break;
     }
-    case 1: tlb_flush_matching(&c->tlbs, c->vpid, (int)pcid, root, false, true); break;
-    case 2: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, false); break;
-    case 3: tlb_flush_matching(&c->tlbs, c->vpid, -1, root, false, true); break;
+    case 1: tlb_flush_matching(&c->tlbs, c->vpid, (int)pcid, 0, true, true); break;
+    case 2: tlb_flush_matching(&c->tlbs, c->vpid, -1, 0, true, false); break;
+    case 3: tlb_flush_matching(&c->tlbs, c->vpid, -1, 0, true, true); break;
     }
     cpu_update_mode(c);
     return true;

@@ -203,6 +203,9 @@ bool cpu_service(struct cpu *c)
         return true;
     }
 
+    if (unlikely(c->guest) && c->guest->completes && (att & ATT_GUEST) && c->guest->completes(c))
+        return true;
+
     /* INIT, start-up. */
     if (unlikely(c->init_pending) && c->gif && !c->in_smm &&
         !(c->virt && c->virt->init_blocked && c->virt->init_blocked(c))) {

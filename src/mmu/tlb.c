@@ -176,14 +176,15 @@ void tlb_flush_bank(struct tlb *t, struct tlb_bank *b, bool keep_global)
     bank_empty(t, b, keep_global);
 }
 
-void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool all_pcids_global)
+/* pcid -1: any. */
+static void flush_address(struct tlb *t, uint16_t vpid, int pcid, la_t la, bool all_pcids_global)
 {
     t->page_flushes++;
     for (unsigned n = 0; n < TLB_BANKS; n++) {
         struct tlb_bank *b = &t->bank[n];
-        if (!b->used || b->ctx.vpid != ctx->vpid || b->ctx.root != ctx->root)
+        if (!b->used || b->ctx.vpid != vpid)
             continue;
-        bool same_pcid = b->ctx.pcid == ctx->pcid;
+        bool same_pcid = pcid < 0 || b->ctx.pcid == pcid;
         if (!same_pcid && !all_pcids_global)
             continue;
         bool code = was_displaced(b, la.v);
@@ -205,6 +206,26 @@ void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool 
         }
         if (code)
             bank_renew(t, b);
+    }
+}
+
+void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool all_pcids_global)
+{
+    flush_address(t, ctx->vpid, ctx->pcid, la, all_pcids_global);
+}
+
+void tlb_flush_address(struct tlb *t, uint16_t vpid, la_t la)
+{
+    flush_address(t, vpid, -1, la, true);
+}
+
+void tlb_flush_context(struct tlb *t, const struct tlb_context *ctx, bool keep_global)
+{
+    t->flushes++;
+    for (unsigned n = 0; n < TLB_BANKS; n++) {
+        struct tlb_bank *b = &t->bank[n];
+        if (b->used && b->ctx.vpid == ctx->vpid && b->ctx.pcid == ctx->pcid)
+            bank_empty(t, b, keep_global);
     }
 }
 

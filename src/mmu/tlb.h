@@ -93,8 +93,11 @@ void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, co
  */
 void tlb_flush_all(struct tlb *t);
 void tlb_flush_bank(struct tlb *t, struct tlb_bank *b, bool keep_global);
-void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la,
-                    bool all_pcids_global); /* this PCID, and globals of every PCID with the same vpid/root */
+/* Of this PCID, and globals of every PCID with the same VPID. Under every root: "for combined mappings, all EPTRTAs".
+ */
+void tlb_flush_page(struct tlb *t, const struct tlb_context *ctx, la_t la, bool all_pcids_global);
+void tlb_flush_address(struct tlb *t, uint16_t vpid, la_t la);                          /* of every PCID and root */
+void tlb_flush_context(struct tlb *t, const struct tlb_context *ctx, bool keep_global); /* under every root */
 void tlb_flush_matching(struct tlb *t, int vpid, int pcid, uint64_t root, bool any_root,
                         bool keep_global); /* -1: any */
 /* A page now holds code: withdraw its write tags everywhere. */

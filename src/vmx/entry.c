@@ -332,7 +332,8 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     if (info & VMX_INTR_VALID)
         inject(c, v, info);
     if (c->guest) {
-        x->tpr_below = vmx_apic_below_threshold(c);
+        x->tpr_below = c->activity != ACTIVITY_SHUTDOWN && c->activity != ACTIVITY_WAIT_SIPI &&
+                       vmx_apic_below_threshold(c);
         cpu_attend(c, ATT_INTR | ATT_GUEST | (c->nmi_pending ? ATT_NMI : 0) | (c->pending_dbg ? ATT_TRAP : 0) |
                           (c->shadow_sti || c->shadow_movss ? ATT_SHADOW : 0));
         cpu_update_deadline(c);

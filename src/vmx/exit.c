@@ -207,6 +207,7 @@ static void leave(struct cpu *c, struct vmcs *v)
     c->guest = NULL;
     c->icpt = 0;
     c->step_guest = false;
+    c->nmi_unblocking_iret = false;
     c->apic_access_page = UINT64_MAX;
     c->cur = NULL;
     c->exc.valid = false;

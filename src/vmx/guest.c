@@ -453,14 +453,27 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
 /* --- events between instructions
  * ------------------------------------------------------------------------------------------------ */
 
+/* "APIC-Write Emulation", "VM Exits Induced by the TPR Threshold": "take priority over system-management interrupts
+ * (SMIs), INIT signals, and lower priority events". */
+static bool guest_completes(struct cpu *c)
+{
+    if (vmx_apic_events(c))
+        return true;
+    if (unlikely(vmx_of(c)->tpr_below)) {
+        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
+        return true;
+    }
+    return false;
+}
+
 /* Trap-like VM exits: pending debug exceptions are saved by them, not delivered before. "Monitor Trap Flag": MTF VM
  * exits take priority over debug-trap exceptions; one is pending after an instruction, and after the delivery of an
  * event that came before one. */
 static bool guest_before_traps(struct cpu *c)
 {
     struct vmx_cpu *x = vmx_of(c);
-    if (vmx_apic_events(c))
-        return true;
+    if (c->activity == ACTIVITY_SHUTDOWN || c->activity == ACTIVITY_WAIT_SIPI)
+        return false;
     if (unlikely(x->mtf_pending || ((x->proc & VMX_PROC_MONITOR_TRAP_FLAG) &&
                                     (c->icount != x->mtf_from || c->delivered != x->mtf_delivered)))) {
         vmx_exit(c, VMX_REASON_MONITOR_TRAP_FLAG, 0);
@@ -474,10 +487,6 @@ static bool guest_before_traps(struct cpu *c)
 static bool guest_events(struct cpu *c)
 {
     struct vmx_cpu *x = vmx_of(c);
-    if (unlikely(x->tpr_below)) {
-        vmx_exit(c, VMX_REASON_TPR_BELOW_THRESHOLD, 0);
-        return true;
-    }
     /* "VMX-Preemption Timer". */
     if (x->timer_end != UINT64_MAX && c->activity != ACTIVITY_WAIT_SIPI && cpu_tsc(c) >= x->timer_end) {
         vmx_exit(c, VMX_REASON_PREEMPTION_TIMER_EXPIRED, 0);
@@ -623,6 +632,7 @@ const struct guest_ops vmx_guest_ops = {
     .triple_fault = guest_triple_fault,
     .task_switch = guest_task_switch,
     .second_fault = guest_second_fault,
+    .completes = guest_completes,
     .before_traps = guest_before_traps,
     .events = guest_events,
     .interrupt = guest_interrupt,

@@ -275,8 +275,7 @@ enum vmx_result vmx_invvpid(struct cpu *c, uint64_t type, const uint64_t descrip
     case VMX_INVVPID_ADDRESS:
         if (!mmu_canonical(descriptor[1], c->cr4 & CR4_LA57))
             return vmx_fail(c, VMX_ERR_INVALID_OPERAND);
-        /* More than the address may go: "may invalidate ... other linear addresses". */
-        tlb_flush_matching(&c->tlbs, vpid, -1, 0, true, false);
+        tlb_flush_address(&c->tlbs, vpid, LA(descriptor[1]));
         break;
     case VMX_INVVPID_SINGLE_CONTEXT: tlb_flush_matching(&c->tlbs, vpid, -1, 0, true, false); break;
     case VMX_INVVPID_ALL_CONTEXT: tlb_flush_all(&c->tlbs); break;

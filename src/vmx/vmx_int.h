@@ -167,9 +167,12 @@ bool vmx_apic_posted(struct cpu *c, unsigned vector);
 /* Register bits under which the rights in TLB entries were computed. */
 INLINE uint64_t vmx_translation_rights(const struct cpu *c)
 {
-    return (c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) |
-           (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 | (c->efer & EFER_NXE) << 40 |
-           (c->cr4 & CR4_PKE ? (uint64_t)c->pkru * 0x9e3779b97f4a7c15ull : 0);
+    uint64_t keys = (c->cr4 & CR4_PKE ? (uint64_t)c->pkru * 0x9e3779b97f4a7c15ull : 0) +
+                    (c->cr4 & CR4_PKS ? (c->msr.pkrs + 1) * 0xc2b2ae3d27d4eb4full : 0);
+    return ((c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) |
+            (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 |
+            (c->efer & EFER_NXE) << 40 | (c->second.kind == MMU_SECOND_EPT && c->second.ept_mbec ? BIT(1) : 0)) +
+           keys;
 }
 
 #endif

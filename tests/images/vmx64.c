@@ -913,6 +913,11 @@ static void interrupts(void)
         proc_want = VMX_PROC_MONITOR_TRAP_FLAG;
         exits("monitor trap flag", g_nops, VMX_REASON_MONITOR_TRAP_FLAG, 0, -1);
         check_eq("... after one instruction", rd(VMCS_GUEST_RIP), (unsigned long)g_nops + 1);
+        set_guest(g_nops);
+        wr(VMCS_GUEST_RFLAGS, 0x102);
+        enter();
+        check_eq("... before the single-step trap of the same instruction", rd(VMCS_EXIT_REASON), VMX_REASON_MONITOR_TRAP_FLAG);
+        check_eq("... which is pending then", rd(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS), VMX_PENDING_DBG_BS);
         proc_want = 0;
     } else {
         skip("monitor trap flag", "no monitor trap flag");

@@ -685,6 +685,102 @@ static void test_user_wait(void **state)
     rig_destroy(r);
 }
 
+/* INVVPID, individual-address: that address's translations of that VPID, global ones and those of every PCID and
+ * EPTP included; no other's. */
+static void test_invvpid_address(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    /* mov eax, [0x600000]; mov ebx, [0x800000]; cpuid */
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0x8b, 0x1c, 0x25, 0x00, 0x00, 0x80, 0x00, 0x0f, 0xa2);
+    rig_store(r, 0x600000, 0x1111);
+    rig_store(r, 0x800000, 0x2222);
+    rig_store(r, 0xa00000, 0x3333);
+    rig_store(r, RIG_GUEST_PD + 8 * 3, 0x600000 | 0x187);
+    set(r, VMCS_GUEST_CR4, CR4_PGE | CR4_PCIDE);
+    expect_exit(r, VMX_REASON_CPUID);
+    rig_store(r, RIG_GUEST_PD + 8 * 3, 0xa00000 | 0x187);
+    rig_store(r, RIG_GUEST_PD + 8 * 4, 0xa00000 | 0x187);
+    uint64_t inv[2] = {2, 0x600000}; /* another VPID */
+    assert_int_equal(vmx_invvpid(r->c, VMX_INVVPID_ADDRESS, inv), VMX_SUCCEED);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x1111);
+    rig_w(r, VMCS_GUEST_CR3, RIG_GUEST_PML4 | 5); /* another PCID runs meanwhile */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 14);
+    expect_exit(r, VMX_REASON_CPUID);
+    inv[0] = 1;
+    assert_int_equal(vmx_invvpid(r->c, VMX_INVVPID_ADDRESS, inv), VMX_SUCCEED);
+    rig_w(r, VMCS_GUEST_CR3, RIG_GUEST_PML4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_CPUID);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x3333);
+    assert_int_equal(r->c->gpr[GPR_RBX], 0x2222); /* stays */
+    inv[1] = 0x8000000000000;
+    assert_int_equal(vmx_invvpid(r->c, VMX_INVVPID_ADDRESS, inv), VMX_FAIL_VALID);
+    rig_destroy(r);
+}
+
+/* "Operations that Invalidate Cached Mappings": INVLPG and MOV to CR3 in a guest, "for combined mappings, all
+ * EPTRTAs". */
+static void test_invlpg_eptps(void **state)
+{
+    static const uint8_t invlpg[] = {0x0f, 0x01, 0x3c, 0x25, 0, 0, 0x60, 0, 0x0f, 0xa2};
+    static const uint8_t mov_cr3[] = {0x0f, 0x20, 0xd8, 0x0f, 0x22, 0xd8, 0x0f, 0xa2};
+    for (unsigned i = 0; i < 2; i++) {
+        struct rig *r = start("max", RIG_LONG);
+        uint64_t eptp = rig_r(r, VMCS_EPT_POINTER);
+        CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0x0f, 0xa2);
+        i ? rig_bytes(r, RIG_CODE + 32, mov_cr3, sizeof mov_cr3) : rig_bytes(r, RIG_CODE + 32, invlpg, sizeof invlpg);
+        clear(r, VMCS_PROC_CONTROLS, VMX_PROC_CR3_LOAD_EXITING | VMX_PROC_CR3_STORE_EXITING);
+        rig_store(r, 0x600000, 0x1111);
+        rig_store(r, 0xa00000, 0x3333);
+        expect_exit(r, VMX_REASON_CPUID);
+        assert_int_equal(r->c->gpr[GPR_RAX], 0x1111);
+        rig_store(r, RIG_GUEST_PD + 8 * 3, 0xa00000 | 0x87);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 32);
+        rig_w(r, VMCS_EPT_POINTER, eptp | VMX_EPTP_ACCESSED_DIRTY); /* another EPTP */
+        expect_exit(r, VMX_REASON_CPUID);
+        rig_w(r, VMCS_EPT_POINTER, eptp);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        expect_exit(r, VMX_REASON_CPUID);
+        assert_int_equal(r->c->gpr[GPR_RAX], 0x3333);
+        rig_destroy(r);
+    }
+}
+
+/* PKRS, which VM entry loads: rights by the old value are gone. */
+static void test_loaded_pkrs(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0x0f, 0xa2);
+    rig_store(r, RIG_GUEST_PML4, RIG_GUEST_PDPT | 3);
+    rig_store(r, RIG_GUEST_PD + 8 * 3, 0x600000 | 0xe3 | 1ull << 59);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_PF));
+    set(r, VMCS_GUEST_CR4, CR4_PKS);
+    set(r, VMCS_ENTRY_CONTROLS, VMX_ENTRY_LOAD_PKRS);
+    expect_exit(r, VMX_REASON_CPUID);
+    rig_w(r, VMCS_GUEST_PKRS, 4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0x21);
+    rig_destroy(r);
+}
+
+/* Mode-based execute control, which another VMCS with the same VPID and EPTP has not. */
+static void test_shared_mbec(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x0f, 0xa2);
+    rig_store(r, RIG_EPT_PD, VMX_EPT_LARGE | VMX_EPT_MEMORY_TYPE(6) | 3 | VMX_EPT_EXECUTE_USER);
+    rig_store(r, RIG_EPT_PML4, RIG_EPT_PDPT | 7 | VMX_EPT_EXECUTE_USER);
+    rig_store(r, RIG_EPT_PDPT, RIG_EPT_PD | 7 | VMX_EPT_EXECUTE_USER);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_MODE_BASED_EXECUTE_CONTROL);
+    expect_exit(r, VMX_REASON_CPUID); /* a user page */
+    clear(r, VMCS_PROC2_CONTROLS, VMX_PROC2_MODE_BASED_EXECUTE_CONTROL);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    rig_destroy(r);
+}
+
 /* "Event Injection": into the handler, with error code, into real mode, software events. */
 static void test_injection(void **state)
 {
@@ -986,6 +1082,105 @@ static void test_state(void **state)
     expect_field(r, GUEST_CS_SELECTOR, 8);
     rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 0x800);
     expect_exit(r, VMX_REASON_HLT);
+    rig_destroy(r);
+}
+
+/* "Monitor Trap Flag": before a debug trap; behind the delivery of an event; one iteration of a repeated instruction;
+ * from the HLT state; not in the shutdown state. */
+static void test_mtf(void **state)
+{
+    static const struct cpu_apic_ops apic = {.pending = apic_pending, .ack = apic_ack};
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x90, 0x90, 0xf4);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_MONITOR_TRAP_FLAG);
+    /* A single-step trap of the same instruction: the exit comes first and saves it as pending. */
+    set(r, VMCS_GUEST_RFLAGS, FLAG_TF);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE + 1);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, VMX_PENDING_DBG_BS);
+    assert_int_equal(r->c->dr[6] & VMX_PENDING_DBG_BS, 0);
+    /* It is delivered at the next entry, and a boundary is behind its delivery. */
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_DB);
+    expect_field(r, GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    assert_true(r->c->dr[6] & VMX_PENDING_DBG_BS);
+    clear(r, VMCS_GUEST_RFLAGS, FLAG_TF);
+    /* An external interrupt that the guest takes. */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_IF);
+    r->c->apic_ops = &apic;
+    pending_vector = 0x41;
+    cpu_attend(r->c, ATT_INTR);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * 0x41);
+    r->c->apic_ops = NULL;
+    /* An NMI; here out of the HLT state. */
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_GUEST_RFLAGS, 2);
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_HLT);
+    cpu_attend(r->c, ATT_NMI);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_NMI);
+    expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_ACTIVE);
+    /* The same out of the shutdown state, where no MTF exit happens: not even an injected one. */
+    rig_w(r, VMCS_GUEST_INTERRUPTIBILITY_STATE, 0);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_SHUTDOWN);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0);
+    cpu_attend(r->c, ATT_NMI);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * EXC_NMI);
+    rig_w(r, VMCS_GUEST_INTERRUPTIBILITY_STATE, 0);
+    /* A fault, INT n, INT3: behind the delivery. */
+    static const struct {
+        uint8_t code[2];
+        unsigned vector;
+    } faults[] = {{{0x0f, 0x0b}, EXC_UD}, {{0xcd, 0x42}, 0x42}, {{0xcc}, EXC_BP}};
+    for (unsigned i = 0; i < ARRAY_LEN(faults); i++) {
+        rig_bytes(r, RIG_CODE, faults[i].code, 2);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+        expect_field(r, GUEST_RIP, RIG_HANDLER + 16 * faults[i].vector);
+    }
+    /* REP STOSB: one iteration. */
+    CODE(r, 0xf3, 0xaa, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    r->c->gpr[GPR_RCX] = 3;
+    r->c->gpr[GPR_RDI] = 0x600000;
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    assert_int_equal(r->c->gpr[GPR_RCX], 2);
+    /* HLT: from the HLT state. */
+    clear(r, VMCS_PROC_CONTROLS, VMX_PROC_HLT_EXITING);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 2);
+    expect_exit(r, VMX_REASON_MONITOR_TRAP_FLAG);
+    expect_field(r, GUEST_RIP, RIG_CODE + 3);
+    expect_field(r, GUEST_ACTIVITY_STATE, VMX_ACTIVITY_HLT);
+    /* INIT comes before a pending MTF exit. */
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000700);
+    cpu_attend(r->c, ATT_INIT);
+    expect_exit(r, VMX_REASON_INIT_SIGNAL);
+    rig_destroy(r);
+}
+
+/* "APIC-Write Emulation": before SMIs and INIT. */
+static void test_apic_write_first(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0xb8, 2, 0, 0, 0, 0x44, 0x0f, 0x22, 0xc0, 0x90, 0xf4);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_VIRTUALIZE_APIC_ACCESSES);
+    rig_w(r, VMCS_APIC_ACCESS_ADDRESS, 0x600000);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    rig_w(r, VMCS_TPR_THRESHOLD, 4);
+    cpu_attend(r->c, ATT_INIT);
+    expect_exit(r, VMX_REASON_TPR_BELOW_THRESHOLD); /* induced by the entry */
+    rig_w(r, VMCS_TPR_THRESHOLD, 0);
+    expect_exit(r, VMX_REASON_INIT_SIGNAL); /* still pending */
+    rig_w(r, VMCS_TPR_THRESHOLD, 4);
+    rig_w(r, VMCS_GUEST_ACTIVITY_STATE, VMX_ACTIVITY_SHUTDOWN); /* none induced there */
+    cpu_attend(r->c, ATT_INIT);
+    expect_exit(r, VMX_REASON_INIT_SIGNAL);
     rig_destroy(r);
 }
 
@@ -1438,6 +1633,12 @@ int main(void)
         cmocka_unit_test(test_ept_advanced),
         cmocka_unit_test(test_shared_vpid),
         cmocka_unit_test(test_user_wait),
+        cmocka_unit_test(test_mtf),
+        cmocka_unit_test(test_apic_write_first),
+        cmocka_unit_test(test_invvpid_address),
+        cmocka_unit_test(test_invlpg_eptps),
+        cmocka_unit_test(test_loaded_pkrs),
+        cmocka_unit_test(test_shared_mbec),
         cmocka_unit_test(test_msr_areas),
         cmocka_unit_test(test_state),
         cmocka_unit_test(test_tpr),
