@@ -261,6 +261,8 @@ struct cpu_apic_ops {
     uint64_t (*deadline)(void *apic);      /* TSC of the next timer event, UINT64_MAX: none */
     void (*run)(void *apic, uint64_t tsc); /* time has come to this TSC */
     void (*reset)(void *apic, bool init);
+    /* A fixed interrupt to a physical destination, without the ICR. May be null. */
+    void (*send)(void *apic, uint32_t destination, uint8_t vector);
 };
 
 /* Asynchronous requests, set by any thread with an atomic OR; the run loop looks between blocks. */

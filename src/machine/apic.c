@@ -191,6 +191,15 @@ static void op_reset(void *apic, bool init)
     apic_unlock(mc->machine);
 }
 
+static void op_send(void *apic, uint32_t destination, uint8_t vector)
+{
+    struct machine_cpu *mc = apic;
+    const struct apic_msg msg = {.dest = destination, .vector = vector, .delivery = APIC_FIXED};
+    apic_lock(mc->machine);
+    apic_send(mc, &mc->lapic, &msg);
+    apic_unlock(mc->machine);
+}
+
 static const struct cpu_apic_ops apic_ops = {
     .pending = op_pending,
     .ack = op_ack,
@@ -204,6 +213,7 @@ static const struct cpu_apic_ops apic_ops = {
     .deadline = op_deadline,
     .run = op_run,
     .reset = op_reset,
+    .send = op_send,
 };
 
 void machine_apic_attach(struct vmenter_machine *m, struct machine_cpu *mc)

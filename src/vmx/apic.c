@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * apic.c: APIC virtualization: accesses to the APIC-access page and to the x2APIC MSRs, and what the processor then
- * does on the virtual-APIC page: TPR, PPR, EOI and self-IPI virtualization, virtual-interrupt delivery, posted
- * interrupts.
+ * does on the virtual-APIC page: TPR, PPR, EOI and self-IPI virtualization, IPI virtualization, virtual-interrupt
+ * delivery, posted interrupts.
  *
  * SDM volume 3C, "APIC Virtualization and Virtual Interrupts". The virtual-APIC page is ordinary memory; registers are
  * 4 bytes at multiples of 16. What follows a write comes after the instruction ("APIC-write emulation"): apic_write
@@ -116,6 +116,38 @@ static void self_ipi(struct cpu *c, unsigned vector)
     evaluate(c);
 }
 
+/* "IPI Virtualization": the vector goes into the target's posted-interrupt descriptor, and the processor that runs it
+ * is notified. False: the target has none; the write is the monitor's. */
+static bool ipi(struct cpu *c, unsigned vector, uint32_t target)
+{
+    enum { ON = 1 << 0, SN = 1 << 1 };
+    const struct vmx_cpu *x = vmx_of(c);
+    const uint64_t *f = x->cur->f;
+    uint64_t pid, old;
+    if (target > f[F_LAST_PID_POINTER_INDEX])
+        return false;
+    if (!mem_read64(c->mem, HPA(f[F_PID_POINTER_TABLE_ADDRESS] + 8ull * target), &pid))
+        return false;
+    if (!(pid & 1) || (pid & (0x3e | ~mask_low(x->caps.maxphyaddr))))
+        return false;
+    pid &= ~63ull;
+    hpa_t request = HPA(pid + vector / 64 * 8), notify = HPA(pid + 32);
+    do {
+        if (!mem_read64(c->mem, request, &old))
+            return true; /* no memory is there */
+    } while (!(old >> (vector & 63) & 1) && !mem_cas64(c->mem, request, old, old | BIT(vector & 63)));
+    do {
+        if (!mem_read64(c->mem, notify, &old) || (old & (ON | SN)))
+            return true;
+    } while (!mem_cas64(c->mem, notify, old, old | ON));
+    if (c->apic_ops && c->apic_ops->send) {
+        uint32_t ndst = (uint32_t)(old >> 32);
+        bool x2apic = c->msr.apic_base & BIT(10);
+        c->apic_ops->send(c->apic, x2apic ? ndst : ndst >> 8 & 0xff, (uint8_t)(old >> 16));
+    }
+    return true;
+}
+
 /* "APIC-Write Emulation". True: VM exit. */
 static bool apic_write_emulation(struct cpu *c, unsigned offset)
 {
@@ -134,6 +166,13 @@ static bool apic_write_emulation(struct cpu *c, unsigned offset)
         if (delivery(x) && !(icr & 0xfff3fff0 & ~0x000400f0u) && (icr >> 18 & 3) == 1 && (icr & 0xf0)) {
             self_ipi(c, icr & 0xff);
             return false;
+        }
+        /* No shorthand, edge-triggered, physical, fixed, nothing reserved. */
+        if ((x->proc3 & VMX_PROC3_IPI_VIRTUALIZATION) && !(icr & 0xffffbf00) && (icr & 0xf0)) {
+            uint32_t high =
+                x->proc2 & VMX_PROC2_VIRTUALIZE_X2APIC_MODE ? vapic_read(c, VICR_LO + 4) : vapic_read(c, VICR_HI) >> 24;
+            if (ipi(c, icr & 0xff, high))
+                return false;
         }
         break;
     }
@@ -177,7 +216,8 @@ static bool write_virtualized(const struct vmx_cpu *x, unsigned offset, unsigned
     if (reg == VTPR)
         return true;
     if (!(x->proc2 & VMX_PROC2_APIC_REGISTER_VIRTUALIZATION))
-        return delivery(x) && (reg == VEOI || reg == VICR_LO);
+        return (delivery(x) && (reg == VEOI || reg == VICR_LO)) ||
+               ((x->proc3 & VMX_PROC3_IPI_VIRTUALIZATION) && reg == VICR_LO);
     return reg == 0x20 || reg == 0x80 || reg == 0xb0 || reg == 0xd0 || reg == 0xe0 || reg == 0xf0 || reg == 0x280 ||
            reg == 0x300 || reg == 0x310 || (reg >= 0x320 && reg <= 0x370) || reg == 0x380 || reg == 0x3e0;
 }
@@ -234,6 +274,9 @@ int vmx_apic_msr(struct cpu *c, uint32_t msr, bool write)
             return -1;
     } else if (delivery(x) && offset == SELF_IPI) {
         if (v >> 8)
+            return -1;
+    } else if ((x->proc3 & VMX_PROC3_IPI_VIRTUALIZATION) && offset == VICR_LO) {
+        if (v & 0xfff33000)
             return -1;
     } else {
         return 0;

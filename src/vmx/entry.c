@@ -275,6 +275,7 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     x->pin = (uint32_t)v->f[F_PIN_CONTROLS];
     x->proc = (uint32_t)v->f[F_PROC_CONTROLS];
     x->proc2 = vmx_proc2(v->f);
+    x->proc3 = x->proc & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS ? (uint32_t)v->f[F_PROC3_CONTROLS] : 0;
     x->host_rights = vmx_translation_rights(c);
     x->mtf_pending = x->tpr_below = false;
     x->pause_last = x->pause_first = 0;

@@ -64,7 +64,7 @@ struct vmx_cpu {
     struct virt_ops ops;
 
     /* In guest mode: what the controls of the current VMCS mean to events and instructions. */
-    uint32_t pin, proc, proc2;
+    uint32_t pin, proc, proc2, proc3;
     bool virtual_nmi_blocked; /* virtual-NMI blocking, under virtual NMIs */
     bool mtf_pending;         /* an MTF VM exit comes before the next instruction */
     bool tpr_below;           /* a TPR-below-threshold exit comes before the next instruction */

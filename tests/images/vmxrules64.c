@@ -34,6 +34,7 @@ static uint8_t *const low = (uint8_t *)0x60000; /* code of real and virtual-8086
 static struct vmenter_regs regs;
 static uint64_t basic, misc, ept_cap;
 static uint32_t pin_may, proc_may, proc2_may, exit_may, entry_may, pin_must, proc_must, exit_must, entry_must;
+static uint64_t proc3_may;
 static uint32_t revision;
 static bool bochs;
 
@@ -93,6 +94,8 @@ static void capabilities(void)
     caps(VMX_MSR_EXIT_CTLS, VMX_MSR_TRUE_EXIT_CTLS, &exit_must, &exit_may);
     caps(VMX_MSR_ENTRY_CTLS, VMX_MSR_TRUE_ENTRY_CTLS, &entry_must, &entry_may);
     proc2_may = (uint32_t)(rdmsr(VMX_MSR_PROCBASED_CTLS2) >> 32);
+    if (proc_may & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS)
+        proc3_may = rdmsr(VMX_MSR_PROCBASED_CTLS3);
     ept_cap = rdmsr(VMX_MSR_EPT_VPID_CAP);
     static const uint32_t default1[] = {0x16, 0x0401e172, 0x36dff, 0x11ff};
     for (unsigned i = 0; i < 4; i++) {
@@ -416,10 +419,11 @@ static bool offered(uint32_t field, char how, uint64_t value)
     uint64_t may = field == VMCS_PIN_CONTROLS     ? pin_may
                    : field == VMCS_PROC_CONTROLS  ? proc_may
                    : field == VMCS_PROC2_CONTROLS ? proc2_may
+                   : field == VMCS_PROC3_CONTROLS ? proc3_may
                    : field == VMCS_EXIT_CONTROLS  ? exit_may
                    : field == VMCS_ENTRY_CONTROLS ? entry_may
                                                   : ~0ull;
-    return how != '|' || !(value & ~may);
+    return how == '~' || (how == '=' && field != VMCS_PROC3_CONTROLS) || !(value & ~may);
 }
 
 /* --- the rules, asked in advance: src/vmx/check.c is linked into this image ----------------------------------- */

@@ -147,9 +147,9 @@ static void test_on_processor(void **state)
         char area = areas[k->row];
         got = rig_enter(r);
         unsigned first = r->x->broken.rule[0].row;
-        if (first != k->row &&
-            (first == VMX_CHECK_PIN_RESERVED || first == VMX_CHECK_PROC_RESERVED || first == VMX_CHECK_PROC2_RESERVED ||
-             first == VMX_CHECK_EXIT_RESERVED || first == VMX_CHECK_ENTRY_RESERVED))
+        if (first != k->row && (first == VMX_CHECK_PIN_RESERVED || first == VMX_CHECK_PROC_RESERVED ||
+                                first == VMX_CHECK_PROC2_RESERVED || first == VMX_CHECK_PROC3_RESERVED ||
+                                first == VMX_CHECK_EXIT_RESERVED || first == VMX_CHECK_ENTRY_RESERVED))
             continue; /* the model does not offer the control */
         uint32_t want = area == 'c'   ? 1000 + VMX_ERR_ENTRY_INVALID_CONTROLS
                         : area == 'h' ? 1000 + VMX_ERR_ENTRY_INVALID_HOST_STATE

@@ -1559,6 +1559,104 @@ static void test_posted(void **state)
     rig_destroy(r);
 }
 
+static struct {
+    unsigned count;
+    uint32_t destination;
+    uint8_t vector;
+} sent;
+static void apic_send(void *apic, uint32_t destination, uint8_t vector)
+{
+    sent.count++;
+    sent.destination = destination;
+    sent.vector = vector;
+}
+
+/* "IPI Virtualization": by WRMSR to the x2APIC's ICR and by a store to the APIC-access page; what it is not for exits
+ * after the write. */
+static void test_ipi(void **state)
+{
+    static const struct cpu_apic_ops apic = {.pending = apic_pending, .ack = apic_ack, .send = apic_send};
+    enum { TABLE = 0x24000, PID = 0x25000, PAGE_ = 0x600000 };
+    static const struct {
+        uint32_t icr, target;
+        uint64_t pointer, notify;
+        uint32_t exit; /* 0: #GP; HLT: virtualized */
+        bool notified;
+    } cases[] = {
+        {0x41, 1, PID | 1, 0x0000123400f20000, VMX_REASON_HLT, true},
+        {0x4041, 1, PID | 1, 0x0000123400f20000, VMX_REASON_HLT, true}, /* level assert */
+        {0x41, 1, PID | 1, 0x0000123400f20001, VMX_REASON_HLT, false},  /* ON */
+        {0x41, 1, PID | 1, 0x0000123400f20002, VMX_REASON_HLT, false},  /* SN */
+        {0x41, 1, PID, 0, VMX_REASON_APIC_WRITE, false},                /* not valid */
+        {0x41, 1, PID | 3, 0, VMX_REASON_APIC_WRITE, false},            /* reserved bits of the pointer */
+        {0x41, 1, PID | 1 | 1ull << 50, 0, VMX_REASON_APIC_WRITE, false},
+        {0x41, 3, PID | 1, 0, VMX_REASON_APIC_WRITE, false},    /* beyond the last index */
+        {0x0f, 1, PID | 1, 0, VMX_REASON_APIC_WRITE, false},    /* vector */
+        {0x441, 1, PID | 1, 0, VMX_REASON_APIC_WRITE, false},   /* NMI */
+        {0x841, 1, PID | 1, 0, VMX_REASON_APIC_WRITE, false},   /* logical */
+        {0x8041, 1, PID | 1, 0, VMX_REASON_APIC_WRITE, false},  /* level-triggered */
+        {0xc0041, 1, PID | 1, 0, VMX_REASON_APIC_WRITE, false}, /* all but self */
+        {0x1041, 1, PID | 1, 0, 0, false},                      /* reserved bits of the MSR */
+        {0x100041, 1, PID | 1, 0, 0, false},
+    };
+    for (unsigned mode = 0; mode < 2; mode++)
+        for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+            struct rig *r = start("max", RIG_LONG);
+            bool x2apic = mode == 0;
+            r->c->apic_ops = &apic;
+            r->c->msr.apic_base = 0xfee00800 | (x2apic ? BIT(10) : 0);
+            memset(&sent, 0, sizeof sent);
+            if (x2apic)
+                CODE(r, 0x0f, 0x30, 0xf4); /* wrmsr; hlt */
+            else
+                CODE(r, 0x89, 0x04, 0x25, 0x00, 0x03, 0x60, 0x00, 0xf4); /* mov [0x600300], eax; hlt */
+            set(r, VMCS_PROC_CONTROLS,
+                VMX_PROC_USE_TPR_SHADOW | VMX_PROC_USE_MSR_BITMAPS | VMX_PROC_ACTIVATE_TERTIARY_CONTROLS);
+            set(r, VMCS_PROC2_CONTROLS, x2apic ? VMX_PROC2_VIRTUALIZE_X2APIC_MODE : VMX_PROC2_VIRTUALIZE_APIC_ACCESSES);
+            rig_w(r, VMCS_PROC3_CONTROLS, VMX_PROC3_IPI_VIRTUALIZATION);
+            rig_w(r, VMCS_MSR_BITMAPS, RIG_MSRBITMAP);
+            rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+            rig_w(r, VMCS_APIC_ACCESS_ADDRESS, PAGE_);
+            rig_w(r, VMCS_PID_POINTER_TABLE_ADDRESS, TABLE);
+            rig_w(r, VMCS_LAST_PID_POINTER_INDEX, 2);
+            set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP));
+            rig_store(r, TABLE + 8 * cases[i].target, cases[i].pointer);
+            for (unsigned n = 0; n < 4; n++)
+                rig_store(r, PID + 8 * n, 0);
+            rig_store(r, PID + 32, cases[i].notify);
+            r->c->gpr[GPR_RAX] = cases[i].icr;
+            r->c->gpr[GPR_RDX] = cases[i].target;
+            r->c->gpr[GPR_RCX] = 0x830;
+            if (!x2apic)
+                vapic_w(r, 0x310, cases[i].target << 24);
+            uint32_t want = cases[i].exit ? cases[i].exit
+                            : x2apic      ? VMX_REASON_EXCEPTION_OR_NMI
+                                          : VMX_REASON_APIC_WRITE;
+            expect_exit(r, want);
+            if (want == VMX_REASON_APIC_WRITE) {
+                expect_field(r, EXIT_QUALIFICATION, 0x300);
+                expect_field(r, GUEST_RIP, RIG_CODE + (x2apic ? 2 : 7)); /* trap-like */
+                assert_int_equal(vapic_r(r, 0x300), cases[i].icr);
+            }
+            uint64_t pir, on;
+            mem_read(r->mem, HPA(PID + 8), &pir, 8);
+            mem_read(r->mem, HPA(PID + 32), &on, 8);
+            assert_int_equal(pir, want == VMX_REASON_HLT ? BIT(1) : 0);
+            assert_int_equal(on, cases[i].notify | (cases[i].notified ? 1 : 0));
+            assert_int_equal(sent.count, cases[i].notified);
+            if (cases[i].notified) {
+                assert_int_equal(sent.vector, 0xf2);
+                assert_int_equal(sent.destination, x2apic ? 0x1234 : 0x12);
+            }
+            rig_destroy(r);
+        }
+    /* Without the control WRMSR goes to the processor's own APIC, and a model without it has no such fields. */
+    struct rig *r = rig_create("max,-ipi_virt");
+    assert_false(r->x->caps.field[F_PROC3_CONTROLS] || r->x->caps.field[F_PID_POINTER_TABLE_ADDRESS]);
+    assert_false(r->x->caps.proc.may & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS);
+    rig_destroy(r);
+}
+
 /* PAE paging: PDPTEs from the VMCS under EPT, from memory without it; what the guest loads is saved. */
 static void test_pae(void **state)
 {
@@ -1610,6 +1708,7 @@ int main(void)
         cmocka_unit_test(test_apic_access),
         cmocka_unit_test(test_virtual_interrupts),
         cmocka_unit_test(test_posted),
+        cmocka_unit_test(test_ipi),
         cmocka_unit_test(test_shadowing),
         cmocka_unit_test(test_vmfunc_ve),
         cmocka_unit_test(test_pml),
