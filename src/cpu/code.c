@@ -61,8 +61,7 @@ static void page_noted(void *opaque, hpa_t page)
 
 static void jumps_clear(struct code_cache *cc)
 {
-    for (unsigned i = 0; i < JUMP_SLOTS; i++)
-        cc->jump[i] = (struct jump){.key = UINT64_MAX};
+    memset(cc->jump, 0, sizeof cc->jump);
 }
 
 bool code_create(struct cpu *c)
@@ -75,7 +74,6 @@ bool code_create(struct cpu *c)
     cc->noting = UINT64_MAX;
     c->code_epoch = mem_code_epoch_place(c->mem);
     c->jump = cc->jump;
-    jumps_clear(cc);
     decoder_init(&cc->decoder, c->model);
     c->code = cc;
     if (cc->arena == MAP_FAILED || !cc->uncached || !mem_add_listener(c->mem, page_noted, c)) {
@@ -204,7 +202,7 @@ static bool page_link(struct cpu *c, struct block *b, unsigned which, uint64_t p
 static void op_dead_block(struct cpu *c, const struct op *o)
 {
     c->rip = c->gpr[GPR_BLOCK];
-    c->jump[code_jump_slot(code_la(c))].key = UINT64_MAX;
+    c->jump[code_jump_slot(code_la(c))].key = 0;
 }
 
 /* Makes a block unreachable for entry; if it runs, it is left after the current operation. */

@@ -25,7 +25,7 @@ enum { BLOCK_STEP = 8 }; /* one instruction alone */
 #define JUMP_SLOTS 16384u
 struct jump {
     uint64_t la;
-    uint64_t key; /* of the context, and the bank's number */
+    uint64_t key; /* of the context, and the bank's number, which is not 0; 0: none */
     struct block *block;
     uint32_t epoch;
     uint32_t limit_len; /* bytes of the block - 1 */

@@ -83,13 +83,12 @@ bool tlb_init(struct tlb *t)
         tlb_free(t);
         return false;
     }
-    for (unsigned slot = 0; slot < TLB_ENTRIES; slot++)
-        for (unsigned a = 0; a < 3; a++)
-            t->nothing[slot].tag[a] = tlb_no_tag(slot);
+    /* All other slots are empty as they are: see tlb_no_tag(). */
+    for (unsigned a = 0; a < 3; a++)
+        t->nothing[0].tag[a] = tlb_no_tag(0);
     for (unsigned n = 0; n < TLB_BANKS; n++) {
         for (unsigned view = 0; view < TLB_VIEWS; view++)
-            for (unsigned slot = 0; slot < TLB_ENTRIES; slot++)
-                entry_clear(&t->bank[n], view, slot);
+            entry_clear(&t->bank[n], view, 0);
         bank_renew(t, &t->bank[n]);
     }
     return true;

@@ -72,9 +72,11 @@ INLINE unsigned tlb_slot(uint64_t la)
 {
     return (la >> 12) & (TLB_ENTRIES - 1);
 }
+/* A tag that no look-up in this slot meets: an address of another one. Mostly 0, so that a table that was never used is
+ * memory that was never touched. */
 INLINE uint64_t tlb_no_tag(unsigned slot)
 {
-    return (uint64_t)(slot ^ 1) << 12;
+    return slot ? 0 : PAGE_SIZE;
 }
 
 bool tlb_init(struct tlb *t);
