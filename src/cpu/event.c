@@ -20,9 +20,12 @@ static bool has_error_code(unsigned vector)
                           BIT(EXC_AC) | BIT(EXC_CP) | BIT(EXC_VC) | BIT(EXC_SX));
 }
 
-/* The event comes from outside the program (SDM 3A, "Error Code", EXT): not INT n, INT3, INTO. */
-static bool is_external(const struct cpu_event *ev)
+/* The event comes from outside the program (SDM 3A, "Error Code", EXT): not INT n, INT3, INTO. To AMD no exception does
+ * (APM 2, "Selector-Error Code"). */
+static bool is_external(const struct cpu *c, const struct cpu_event *ev)
 {
+    if (model_is_amd(c->model))
+        return ev->type == EVENT_EXTINT || ev->type == EVENT_NMI;
     return ev->type != EVENT_SOFTINT && ev->type != EVENT_SWEXC;
 }
 
@@ -35,7 +38,7 @@ bool cpu_raise_event(struct cpu *c, const struct cpu_event *ev)
     if (copy.type == EVENT_HWEXC) {
         if (c->real_mode)
             copy.has_error = false;
-        if (c->vectoring.valid && is_external(&c->vectoring) &&
+        if (c->vectoring.valid && is_external(c, &c->vectoring) &&
             (copy.vector == EXC_TS || copy.vector == EXC_NP || copy.vector == EXC_SS || copy.vector == EXC_GP))
             copy.error |= 1;
     }

@@ -473,7 +473,7 @@ static void exceptions(void)
     vmcb_set_intercept(&vmcb, SVM_EXIT_EXCEPTION + NP);
     exits("#NP of a gate", SVM_EXIT_EXCEPTION + NP);
     if (!qemu)
-        check_eq(named("#NP of a gate: error code"), vmcb.control.exitinfo1, UD * 8 + 3);
+        check_eq(named("#NP of a gate: error code"), vmcb.control.exitinfo1, UD * 8 + 2);
     check_eq(named("#NP of a gate: exitintinfo"), vmcb.control.exitintinfo, vmcb_event(VMCB_EVENT_EXCEPTION, UD));
     GUEST("\x8e\xd8");
     t[2 * GP] &= ~(1ull << 47);

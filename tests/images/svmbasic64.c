@@ -473,7 +473,7 @@ static void events(void)
     check_eq("an exception that the guest handles", run(g_ud), SVM_EXIT_VMMCALL);
     check_eq("... in its handler", regs.rbx, PA(g_ud));
     gate(UD, g_handler, 0x0e);
-    exception("#NP in the delivery of #UD", g_ud, NP, UD * 8 + 3, 0);
+    exception("#NP in the delivery of #UD", g_ud, NP, UD * 8 + 2, 0);
     check_eq("... EXITINTINFO", v->control.exitintinfo & 0xffffffff, 0x80000300 | UD);
     gate(UD, g_handler, 0x8e);
     gate(0x33, g_handler, 0x0e);

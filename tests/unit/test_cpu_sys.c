@@ -100,6 +100,28 @@ static void interrupt_stack_table(void **state)
     world_free(w);
 }
 
+/* EXT in an error code: while an event from outside is delivered; on Intel's processors an earlier exception is one
+ * (SDM 3A, "Error Code"), on AMD's it is the program's own (APM 2, "Selector-Error Code"). */
+static void error_code_ext(void **state)
+{
+    for (unsigned amd = 0; amd < 2; amd++) {
+        for (unsigned external = 0; external < 2; external++) {
+            struct world *w = long_mode(amd ? "max-amd" : "max", 0);
+            unsigned vector = external ? 0x40 : EXC_UD;
+            wr64(w, IDT + 16 * vector, rd64(w, IDT + 16 * vector) & ~BIT(47)); /* its gate is not present */
+            load(w, t_ud, t_ud_end);
+            if (external) {
+                w->vector = (int)vector;
+                cpu_attend(w->c, ATT_INTR);
+                cpu_set_rflags(w->c, cpu_rflags(w->c) | FLAG_IF);
+            }
+            assert_int_equal(go(w), EXC_NP);
+            assert_int_equal(rd64(w, w->c->gpr[GPR_RSP]), vector << 3 | 2 | (external || !amd));
+            world_free(w);
+        }
+    }
+}
+
 static void double_and_triple_fault(void **state)
 {
     /* #GP whose gate is not present: #NP while delivering #GP is #DF, with error code 0. */
@@ -794,6 +816,7 @@ int main(void)
         cmocka_unit_test(fault_frame),
         cmocka_unit_test(exceptions),
         cmocka_unit_test(interrupt_stack_table),
+        cmocka_unit_test(error_code_ext),
         cmocka_unit_test(double_and_triple_fault),
         cmocka_unit_test(interrupt_shadow),
         cmocka_unit_test(halt_and_wake),

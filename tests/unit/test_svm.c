@@ -736,7 +736,7 @@ static void test_nested_exceptions(void **state)
     vmcb_set_intercept(b.v, SVM_EXIT_EXCEPTION + EXC_NP);
     CODE_BYTES(&b, "\x0f\x0b");
     expect(&b, SVM_EXIT_EXCEPTION + EXC_NP);
-    assert_int_equal(b.v->control.exitinfo1, EXC_UD * 8 + 3);
+    assert_int_equal(b.v->control.exitinfo1, EXC_UD * 8 + 2);
     assert_int_equal(b.v->control.exitintinfo, vmcb_event(VMCB_EVENT_EXCEPTION, EXC_UD));
     assert_int_equal(at(&b), 0);
     /* #GP whose gate is not present: #NP again, not a double fault yet. */
