@@ -28,6 +28,7 @@ struct check_image {
     struct {
         struct vmcb vmcb;
         uint8_t known[sizeof(struct vmcb)]; /* 1: this byte is known */
+        bool host_pages;                    /* it is known that the host's CR0.PG is 1 */
     } svm;
 };
 
@@ -46,7 +47,10 @@ struct check_format {
     const char *what;                                        /* a line of help */
     void (*read)(const char *text, struct check_list *list); /* the text ends with a null character */
 };
-extern const struct check_format check_format_own, check_format_log_vmx;
+extern const struct check_format check_format_own, check_format_log_vmx, check_format_log_svm;
+
+/* A VMCB's field of that offset and size. False: all of it was known already. */
+bool check_vmcb_set(struct check_image *image, unsigned offset, unsigned size, uint64_t value);
 
 /* The line at *text, without what a log puts before it: (XEN), timestamps, host and module names, a log level. It is
  * copied, cut off at `size`; *text goes to the next. False: no line is left. */
@@ -81,5 +85,6 @@ struct check_verdict {
 };
 /* False after a message. */
 bool check_vmx(const struct check_options *o, const struct check_image *image, struct check_verdict *v);
+bool check_svm(const struct check_options *o, const struct check_image *image, struct check_verdict *v);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * cmd_check.c: `vmenter check FILE|-`: which rules of a VM entry a dumped VMCS breaks.
+ * cmd_check.c: `vmenter check FILE|-`: which rules of a VM entry a dumped VMCS breaks, of VMRUN a dumped VMCB.
  *
  * Exit status: 0 no rule is broken; 1 one is; 2 the dump is not to be read, or usage.
  */
@@ -11,11 +11,12 @@
 #include <string.h>
 
 #include "cli/check.h"
+#include "src/svm/svm.h"
 #include "src/vmx/vmx.h"
 
 #define TEXT_MAX (64u << 20) /* bytes of a dump */
 
-static const struct check_format *const formats[] = {&check_format_own, &check_format_log_vmx};
+static const struct check_format *const formats[] = {&check_format_own, &check_format_log_vmx, &check_format_log_svm};
 
 /* --- what the readers share ---------------------------------------------------------------------------------------
  */
@@ -33,6 +34,19 @@ struct check_image *check_list_add(struct check_list *list, enum check_kind kind
     list->last = i;
     list->images++;
     return i;
+}
+
+bool check_vmcb_set(struct check_image *image, unsigned offset, unsigned size, uint64_t value)
+{
+    bool fresh = false;
+    for (unsigned i = 0; i < size; i++)
+        fresh |= !image->svm.known[offset + i];
+    for (unsigned i = 0; fresh && i < size; i++) {
+        ((uint8_t *)&image->svm.vmcb)[offset + i] = (uint8_t)(value >> (8 * i));
+        image->svm.known[offset + i] = 1;
+    }
+    image->fields += fresh;
+    return fresh;
 }
 
 bool check_hex(const char **at, uint64_t *value)
@@ -131,7 +145,7 @@ static void json_member(const char *name, const char *value)
     json_string(value);
 }
 
-static void json_problem(const struct check_problem *p)
+static void json_problem(enum check_kind kind, const struct check_problem *p)
 {
     printf("{\"id\": ");
     json_string(p->id);
@@ -140,7 +154,7 @@ static void json_problem(const struct check_problem *p)
     json_member("section", p->section);
     json_member("rule", p->rule);
     json_member("field", p->field);
-    printf(", \"encoding\": \"0x%x\"", p->where);
+    printf(", \"%s\": \"0x%x\"", kind == CHECK_VMX ? "encoding" : "offset", p->where);
     if (p->judged)
         printf(", \"found\": \"0x%llx\"", (unsigned long long)p->found);
     else
@@ -160,7 +174,9 @@ static void report_json(const struct check_image *i, const struct check_verdict 
     json_member("outcome", v->outcome);
     if (v->error)
         printf(", \"vm_instruction_error\": %llu", (unsigned long long)v->error);
-    if (v->reason)
+    if (v->reason && i->kind == CHECK_SVM)
+        printf(", \"exit_code\": \"0x%llx\"", (unsigned long long)v->reason);
+    else if (v->reason)
         printf(", \"exit_reason\": \"0x%llx\", \"qualification\": \"0x%llx\"", (unsigned long long)v->reason,
                (unsigned long long)v->qualification);
     for (int judged = 1; judged >= 0; judged--) {
@@ -170,7 +186,7 @@ static void report_json(const struct check_image *i, const struct check_verdict 
             if (v->problem[n].judged != judged)
                 continue;
             fputs(between, stdout);
-            json_problem(&v->problem[n]);
+            json_problem(i->kind, &v->problem[n]);
             between = ",\n    ";
         }
         putchar(']');
@@ -219,13 +235,19 @@ static bool known_field(void *opaque, uint32_t encoding, uint64_t *value)
     return vmenter_vmcs_get(opaque, encoding, value);
 }
 
+static size_t dump(struct check_image *i, char *text, size_t size)
+{
+    return i->kind == CHECK_VMX ? vmx_dump_fields(known_field, &i->vmx, text, size)
+                                : svm_dump_known(&i->svm.vmcb, i->svm.known, text, size);
+}
+
 static void print_fields(struct check_image *i)
 {
-    size_t size = vmx_dump_fields(known_field, &i->vmx, NULL, 0) + 1;
+    size_t size = dump(i, NULL, 0) + 1;
     char *text = malloc(size);
     if (!text)
         return;
-    vmx_dump_fields(known_field, &i->vmx, text, size);
+    dump(i, text, size);
     if (*i->title)
         printf("# %s\n", i->title);
     fputs(text, stdout);
@@ -234,7 +256,8 @@ static void print_fields(struct check_image *i)
 
 /* --- the command -------------------------------------------------------------------------------------------------- */
 
-static bool read_text(const char *path, char **text)
+/* *raw: it is no text but a page of 4096 bytes. */
+static bool read_text(const char *path, char **text, bool *raw)
 {
     bool input = !strcmp(path, "-");
     FILE *f = input ? stdin : fopen(path, "rb");
@@ -260,7 +283,8 @@ static bool read_text(const char *path, char **text)
                 cli_error("check: %s: %s", path, strerror(errno));
                 break;
             }
-            if (memchr(*text, 0, used)) {
+            *raw = used == sizeof(struct vmcb) && memchr(*text, 0, used);
+            if (!*raw && memchr(*text, 0, used)) {
                 cli_error("check: %s: is no text", path);
                 break;
             }
@@ -276,6 +300,25 @@ static bool read_text(const char *path, char **text)
     free(*text);
     *text = NULL;
     return false;
+}
+
+/* The page that VMRUN is given. */
+static const struct check_format format_page = {"raw VMCB page", "a VMCB as it lies in memory: 4096 bytes", NULL};
+
+static void read_page(const char *page, struct check_list *list)
+{
+    struct check_image *i = check_list_add(list, CHECK_SVM, 1);
+    if (!i)
+        return;
+    memcpy(&i->svm.vmcb, page, sizeof i->svm.vmcb);
+    memset(i->svm.known, 1, sizeof i->svm.known);
+    i->fields = 0
+#define VMCB_CONTROL(offset, type, name, group) +1
+#define VMCB_CONTROL_GAP(offset, bytes)
+#define VMCB_SAVE(offset, type, name, group) +1
+#define VMCB_SAVE_GAP(offset, bytes)
+#include <vmenter/arch/vmcb.def>
+        ;
 }
 
 static void free_list(struct check_list *list)
@@ -303,12 +346,14 @@ static const struct option options[] = {
 
 static void help(void)
 {
-    puts("usage: vmenter check [OPTIONS] FILE|-\n\n"
-         "Which rules of a VM entry the VMCS in a dump breaks: each with what was found, what is allowed, the\n"
-         "nearest legal value, and the manual's section. The dump is pasted as it is; what it is, is told by its\n"
-         "content:");
+    puts(
+        "usage: vmenter check [OPTIONS] FILE|-\n\n"
+        "Which rules of a VM entry the VMCS in a dump breaks, of VMRUN the VMCB: each with what was found, what is\n"
+        "allowed, the nearest legal value, and the manual's section. The dump is pasted as it is; what it is, is told\n"
+        "by its content:");
     for (size_t i = 0; i < sizeof(formats) / sizeof(*formats); i++)
         printf("  %s\n", formats[i]->what);
+    printf("  %s\n", format_page.what);
     puts("Without --cpu and --msrs any processor counts: one that offers all that the manual has.\n");
     option_help(options);
     puts("\nExit status: 0 no rule is broken, 1 one is, 2 the dump is not to be read.");
@@ -346,11 +391,16 @@ int cmd_check(int argc, char **argv)
     if (o.cpu && o.msrs)
         return cli_error("check: --cpu and --msrs exclude each other");
     char *text;
-    if (!read_text(path, &text))
+    bool raw = false;
+    if (!read_text(path, &text, &raw))
         return EXIT_USAGE;
     struct check_list best = {0};
     const struct check_format *format = NULL;
-    for (size_t i = 0; i < sizeof(formats) / sizeof(*formats); i++) {
+    if (raw) {
+        read_page(text, &best);
+        format = best.failed ? NULL : &format_page;
+    }
+    for (size_t i = 0; !raw && i < sizeof(formats) / sizeof(*formats); i++) {
         struct check_list list = {0};
         formats[i]->read(text, &list);
         if (list.images && !list.failed && (!format || list.taken > best.taken)) {
@@ -363,7 +413,8 @@ int cmd_check(int argc, char **argv)
     }
     free(text);
     if (!format)
-        return cli_error("check: %s: holds no dump of a VMCS that is known: vmenter check --help lists them", path);
+        return cli_error("check: %s: holds no dump of a VMCS or VMCB that is known: vmenter check --help lists them",
+                         path);
 
     int status = EXIT_OK;
     if (convert) {
@@ -380,7 +431,7 @@ int cmd_check(int argc, char **argv)
     }
     for (struct check_image *i = best.first; i && status != EXIT_USAGE; i = i->next) {
         struct check_verdict v = {0};
-        if (!check_vmx(&o, i, &v)) {
+        if (!(i->kind == CHECK_VMX ? check_vmx : check_svm)(&o, i, &v)) {
             status = EXIT_USAGE;
         } else {
             if (json)

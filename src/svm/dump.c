@@ -176,21 +176,30 @@ static void add_words(struct text *t, const struct vmcb *v, unsigned offset, uin
 #undef AT
 }
 
-static void add_line(struct text *t, const struct vmcb *v, const char *name, unsigned offset, uint64_t value)
+struct image {
+    const struct vmcb *v;
+    const uint8_t *known; /* by byte; NULL: all */
+};
+
+static void add_line(struct text *t, const struct image *i, const char *name, unsigned offset, unsigned size,
+                     uint64_t value)
 {
     char words[1200];
     struct text w = text_begin(words, sizeof words);
-    add_words(&w, v, offset, value);
+    for (unsigned n = 0; i->known && n < size; n++)
+        if (!i->known[offset + n])
+            return;
+    add_words(&w, i->v, offset, value);
     text_add(t, "%-32s = 0x%llx%s%s\n", name, TX(value), w.len ? "  # " : "", words);
 }
 
-static void add_seg(struct text *t, const struct vmcb *v, const char *const name[4], unsigned offset,
+static void add_seg(struct text *t, const struct image *i, const char *const name[4], unsigned offset,
                     const struct vmcb_seg *s)
 {
-    add_line(t, v, name[0], offset + offsetof(struct vmcb_seg, sel), s->sel);
-    add_line(t, v, name[1], offset + offsetof(struct vmcb_seg, attrib), s->attrib);
-    add_line(t, v, name[2], offset + offsetof(struct vmcb_seg, limit), s->limit);
-    add_line(t, v, name[3], offset + offsetof(struct vmcb_seg, base), s->base);
+    add_line(t, i, name[0], offset + offsetof(struct vmcb_seg, sel), sizeof s->sel, s->sel);
+    add_line(t, i, name[1], offset + offsetof(struct vmcb_seg, attrib), sizeof s->attrib, s->attrib);
+    add_line(t, i, name[2], offset + offsetof(struct vmcb_seg, limit), sizeof s->limit, s->limit);
+    add_line(t, i, name[3], offset + offsetof(struct vmcb_seg, base), sizeof s->base, s->base);
 }
 
 static void add_bytes(struct text *t, const char *name, const uint8_t *b, unsigned len)
@@ -211,16 +220,20 @@ bool svm_last_vmcb(const struct cpu *c, struct vmcb *v, uint64_t *pa)
     return true;
 }
 
-size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size)
+size_t svm_dump_known(const struct vmcb *v, const uint8_t *known, char *buf, size_t size)
 {
+    const struct image i = {v, known};
     struct text t = text_begin(buf, size);
-#define LINE_u8(area, name)     add_line(&t, v, #area "." #name, offsetof(struct vmcb, area.name), v->area.name);
-#define LINE_u16                LINE_u8
-#define LINE_u32                LINE_u8
-#define LINE_u64                LINE_u8
-#define LINE_insn15(area, name) add_bytes(&t, #area "." #name, v->area.name, sizeof v->area.name);
+#define LINE_u8(area, name)                                                                                            \
+    add_line(&t, &i, #area "." #name, offsetof(struct vmcb, area.name), sizeof v->area.name, v->area.name);
+#define LINE_u16 LINE_u8
+#define LINE_u32 LINE_u8
+#define LINE_u64 LINE_u8
+#define LINE_insn15(area, name)                                                                                        \
+    if (!known || known[offsetof(struct vmcb, area.name)])                                                             \
+        add_bytes(&t, #area "." #name, v->area.name, sizeof v->area.name);
 #define LINE_seg(area, name)                                                                                           \
-    add_seg(&t, v,                                                                                                     \
+    add_seg(&t, &i,                                                                                                    \
             (const char *const[]){#area "." #name ".sel", #area "." #name ".attrib", #area "." #name ".limit",         \
                                   #area "." #name ".base"},                                                            \
             offsetof(struct vmcb, area.name), &v->area.name);
@@ -237,4 +250,9 @@ size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size)
 #define VMCB_SAVE_GAP(offset, bytes)
 #include <vmenter/arch/vmcb.def>
     return t.len;
+}
+
+size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size)
+{
+    return svm_dump_known(v, NULL, buf, size);
 }

@@ -60,5 +60,7 @@ size_t svm_describe_info1(uint64_t code, uint64_t info1, char *buf, size_t size)
  * The name is that of a member of struct vmcb; blanks stand as they like; what follows '#' is for people, and so are
  * lines that begin with it. `vmenter check` reads this. Length as snprintf does. */
 size_t svm_dump_vmcb(const struct vmcb *v, char *buf, size_t size);
+/* The same, of fields all of whose bytes are not 0 in known[]. */
+size_t svm_dump_known(const struct vmcb *v, const uint8_t *known, char *buf, size_t size);
 
 #endif
