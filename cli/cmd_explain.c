@@ -145,7 +145,7 @@ void explain_end(struct explain *x)
 
 /* --- the command -------------------------------------------------------------------------------------------------- */
 
-static const struct explain_kind *const kinds[] = {explain_vmx_kinds};
+static const struct explain_kind *const kinds[] = {explain_vmx_kinds, explain_svm_kinds};
 
 static void help(void)
 {

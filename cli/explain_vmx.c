@@ -12,66 +12,7 @@
 
 #include "cli/explain.h"
 
-static const struct bits {
-    const char *format;
-    uint8_t high, low;
-    const char *name, *values;
-} bits[] = {
-#define VMX_BITS(format, high, low, name, values) {#format, high, low, name, values},
-#include <vmenter/arch/vmx_bits.def>
-#undef VMX_BITS
-};
 #define COUNT(array) (sizeof(array) / sizeof(*(array)))
-
-static uint64_t field(uint64_t v, unsigned high, unsigned low)
-{
-    return v >> low & (~0ull >> (63 - (high - low)));
-}
-
-/* Word n of a list; false: there is none. */
-static bool word_of(const char *list, uint64_t n, char *word, size_t size)
-{
-    *word = 0;
-    for (; n; n--) {
-        list = strchr(list, '|');
-        if (!list++)
-            return false;
-    }
-    snprintf(word, size, "%.*s", (int)strcspn(list, "|"), list);
-    return true;
-}
-
-/* Every bit of v by a format; bits that no row has are named where they are 1. */
-static void explain_format(struct explain *x, const char *format, uint64_t v)
-{
-    static const char *const gpr[16] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
-                                        "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
-    static const char *const segment[8] = {"ES", "CS", "SS", "DS", "FS", "GS", "reserved", "reserved"};
-    uint64_t rest = v;
-    char word[200];
-    for (size_t i = 0; i < COUNT(bits); i++) {
-        const struct bits *b = &bits[i];
-        if (strcmp(b->format, format))
-            continue;
-        uint64_t n = field(v, b->high, b->low);
-        rest &= ~((~0ull >> (63 - (b->high - b->low))) << b->low);
-        if (!strcmp(b->values, "gpr"))
-            snprintf(word, sizeof word, "%s", gpr[n & 15]);
-        else if (!strcmp(b->values, "segment"))
-            snprintf(word, sizeof word, "%s", segment[n & 7]);
-        else if (!*b->values)
-            *word = 0;
-        else if (!word_of(b->values, n, word, sizeof word) || !*word) {
-            if (b->high == b->low && !*word)
-                continue;
-            snprintf(word, sizeof word, "reserved");
-        }
-        explain_bits(x, b->high, b->low, n, b->name, word);
-    }
-    for (unsigned i = 0; i < 64; i++)
-        if (rest >> i & 1)
-            explain_bits(x, i, i, 1, "not defined here", "");
-}
 
 /* --- exits -------------------------------------------------------------------------------------------------------- */
 
@@ -150,31 +91,18 @@ static const struct exit_name {
 #undef VMX_EXIT
 };
 
-static bool same_name(const char *a, const char *b)
-{
-    for (; *a && *b; a++, b++)
-        if (toupper((unsigned char)(*a == '-' || *a == ' ' ? '_' : *a)) != *b)
-            return false;
-    return !*a && !*b;
-}
-
 /* By number or name. */
 static bool exit_number(const char *text, uint64_t *reason)
 {
     if (explain_number(text, reason))
         return *reason <= 0xffffffff;
     for (size_t i = 0; i < COUNT(exits); i++) {
-        if (same_name(text, exits[i].name)) {
+        if (explain_same_name(text, exits[i].name)) {
             *reason = exits[i].number;
             return true;
         }
     }
     return false;
-}
-
-static void say_value(char *buf, size_t size, uint64_t v, bool decimal)
-{
-    snprintf(buf, size, decimal ? "%llu" : "0x%llx", (unsigned long long)v);
 }
 
 static const char *exception_of(uint32_t event)
@@ -190,7 +118,7 @@ static const char *exception_of(uint32_t event)
 static void explain_event(struct explain *x, const char *what, uint64_t v)
 {
     char value[24];
-    say_value(value, sizeof value, v, false);
+    explain_value(value, sizeof value, v, false);
     explain_begin(x, what, value, exception_of((uint32_t)v));
     explain_format(x, "EVENT", v);
     explain_end(x);
@@ -227,7 +155,7 @@ static int run_exit(struct explain *x, int argc, char **argv)
     for (size_t i = 0; i < COUNT(exits); i++)
         if (exits[i].number == VMX_REASON_BASIC((uint32_t)reason))
             e = &exits[i];
-    say_value(value, sizeof value, reason, reason < 0x10000);
+    explain_value(value, sizeof value, reason, reason < 0x10000);
     explain_begin(x, "exit reason", value, e ? e->text : "reserved");
     if (e)
         explain_note(x, "name", e->name);
@@ -250,7 +178,7 @@ static int run_exit(struct explain *x, int argc, char **argv)
     explain_end(x);
     if (has[QUALIFICATION]) {
         const char *format = qualification_format((uint32_t)reason, has[INFO] ? (uint32_t)given[INFO] : 0);
-        say_value(value, sizeof value, given[QUALIFICATION], false);
+        explain_value(value, sizeof value, given[QUALIFICATION], false);
         explain_begin(x, "exit qualification", value, "");
         if (format)
             explain_format(x, format, given[QUALIFICATION]);
@@ -264,7 +192,7 @@ static int run_exit(struct explain *x, int argc, char **argv)
         explain_event(x, "VM-exit interruption information", given[INFO]);
     if (has[INSTRUCTION]) {
         const char *format = instruction_format((uint32_t)reason);
-        say_value(value, sizeof value, given[INSTRUCTION], false);
+        explain_value(value, sizeof value, given[INSTRUCTION], false);
         explain_begin(x, "VM-exit instruction information", value, "");
         if (format)
             explain_format(x, format, given[INSTRUCTION]);
@@ -288,7 +216,7 @@ static int run_error(struct explain *x, int argc, char **argv)
     const char *text = n <= 0xffffffff ? vmenter_vmx_error_text((uint32_t)n) : "?";
     if (!strcmp(text, "?"))
         return cli_error("explain: vmx-error: there is no VM-instruction error %s", argv[1]);
-    say_value(value, sizeof value, n, true);
+    explain_value(value, sizeof value, n, true);
     explain_begin(x, "VM-instruction error", value, text);
     if (n == VMX_ERR_ENTRY_INVALID_CONTROLS || n == VMX_ERR_ENTRY_INVALID_HOST_STATE)
         explain_note(x, "which rule", "vmenter check names it, from a dump of the VMCS");
@@ -315,7 +243,7 @@ static int run_instruction(struct explain *x, int argc, char **argv)
     const char *format = instruction_format((uint32_t)reason);
     if (!format)
         return cli_error("explain: vmx-instruction-info: an exit for '%s' defines no instruction information", argv[1]);
-    say_value(value, sizeof value, n, false);
+    explain_value(value, sizeof value, n, false);
     explain_begin(x, "VM-exit instruction information", value, "");
     explain_format(x, format, n);
     explain_end(x);
@@ -404,9 +332,9 @@ static int run_field(struct explain *x, int argc, char **argv)
     for (size_t i = 0; i < COUNT(fields); i++) {
         uint32_t e = fields[i].encoding;
         bool high = number && n == (e | VMCS_HIGH) && VMCS_FIELD_WIDTH(e) == VMCS_WIDTH_64;
-        if (number ? n != e && !high : !same_name(name, fields[i].name))
+        if (number ? n != e && !high : !explain_same_name(name, fields[i].name))
             continue;
-        say_value(value, sizeof value, high ? e | VMCS_HIGH : e, false);
+        explain_value(value, sizeof value, high ? e | VMCS_HIGH : e, false);
         snprintf(meaning, sizeof meaning, "%s%s", fields[i].text, high ? ", high 32 bits" : "");
         explain_begin(x, "VMCS field", value, meaning);
         explain_note(x, "name", fields[i].name);
@@ -435,7 +363,7 @@ static int run_field(struct explain *x, int argc, char **argv)
         explain_end(x);
         if (!equals)
             return EXIT_OK;
-        say_value(value, sizeof value, v, false);
+        explain_value(value, sizeof value, v, false);
         explain_begin(x, fields[i].name, value, "");
         const char *format = field_format(e);
         if (format)
@@ -506,20 +434,20 @@ static int run_msr(struct explain *x, int argc, char **argv)
         return cli_error("explain: msr: '%s' is no number", equals + 1);
     if (!explain_number(name, &n)) {
         for (size_t i = 0; i < COUNT(capability_names); i++)
-            if (same_name(name, capability_names[i]))
+            if (explain_same_name(name, capability_names[i]))
                 n = VMX_MSR_BASIC + i;
-        if (same_name(name, "IA32_FEATURE_CONTROL"))
+        if (explain_same_name(name, "IA32_FEATURE_CONTROL"))
             n = VMX_MSR_FEATURE_CONTROL;
     }
     bool capability = n >= VMX_MSR_BASIC && n <= VMX_MSR_EXIT_CTLS2;
     if (!capability && n != VMX_MSR_FEATURE_CONTROL)
         return cli_error("explain: msr: '%s' is no MSR of VMX: 0x3a, 0x480 to 0x493, or their names", name);
-    say_value(value, sizeof value, n, false);
+    explain_value(value, sizeof value, n, false);
     explain_begin(x, "MSR", value, capability ? capability_names[n - VMX_MSR_BASIC] : "IA32_FEATURE_CONTROL");
     explain_end(x);
     if (!equals)
         return EXIT_OK;
-    say_value(value, sizeof value, v, false);
+    explain_value(value, sizeof value, v, false);
     explain_begin(x, capability ? capability_names[n - VMX_MSR_BASIC] : "IA32_FEATURE_CONTROL", value, "");
     switch (n) {
     case VMX_MSR_FEATURE_CONTROL: explain_format(x, "MSR_FEATURE_CONTROL", v); break;
