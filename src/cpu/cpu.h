@@ -478,6 +478,7 @@ struct cpu {
     bool (*idle)(
         struct cpu *c,
         uint64_t until_tsc); /* real clock: sleep; null: STOP_IDLE on the real clock, skip time on the virtual one */
+    uint64_t turn_pause;     /* takes_turns: the first PAUSE of this turn; UINT64_MAX: none yet */
     bool takes_turns;        /* with others on one thread: PAUSE leaves cpu_run() (STOP_KICK), MONITOR keeps the line */
     bool (*others_wait)(struct cpu *c); /* takes_turns: whether no other has anything to do, so that PAUSE goes on; may
                                            be null */

@@ -187,9 +187,15 @@ void op_pause(struct cpu *c, const struct op *o)
     if (cpu_icpt_on(c, ICPT_PAUSE) && cpu_intercept(c, o, ICPT_PAUSE, 0))
         return;
     if (unlikely(c->takes_turns) && !(c->others_wait && c->others_wait(c))) {
-        /* The turn ends here, not with the block: a lock taken back after PAUSE would never be seen free. */
-        cpu_attend(c, ATT_KICK);
-        END_NEXT(c, o);
+        /* Met again in the same turn, it is a loop's that waits, and the turn ends: here, not with the block, for a
+         * lock taken back after PAUSE would never be seen free. Met once, it is a short delay. */
+        uint64_t rip = c->gpr[GPR_BLOCK] + o->ip;
+        if (rip == c->turn_pause) {
+            cpu_attend(c, ATT_KICK);
+            END_NEXT(c, o);
+        }
+        if (c->turn_pause == UINT64_MAX)
+            c->turn_pause = rip;
     }
     NEXT(c, o);
 }

@@ -481,8 +481,11 @@ static void send_ipi(struct lapic *l)
     if (m.delivery == 3 || m.delivery == APIC_EXTINT) {
         return; /* reserved */
     }
-    if ((m.shorthand == APIC_TO_SELF || m.shorthand == APIC_TO_ALL) && m.delivery != APIC_FIXED) {
-        return; /* SDM, "Valid Combinations for the ... Local APIC Interrupt Command Register": invalid */
+    if ((m.shorthand == APIC_TO_SELF || m.shorthand == APIC_TO_ALL) &&
+        (m.delivery == APIC_LOWEST || m.delivery == APIC_STARTUP)) {
+        return; /* SDM, "Valid Combinations for the ... Local APIC Interrupt Command Register": invalid. NMI, SMI and
+                   INIT to oneself are so, too, without a word on what comes of it; software sends them, and they
+                   arrive. */
     }
     if (l->host.send) {
         l->host.send(l->host.opaque, l, &m);

@@ -587,6 +587,12 @@ static void fill_chipset(struct pc *pc)
     port_write(pc, 0, 0x4d0, 2, levels);
 }
 
+/* A system-management interrupt that nobody has prepared for does nothing: RSM, where SMBASE is at reset. */
+static void fill_smm(struct pc *pc)
+{
+    mem_write(pc->machine->mem, HPA(0x38000), "\x0f\xaa", 2);
+}
+
 static void fill_cmos(struct pc *pc, uint64_t low, uint64_t high)
 {
     uint64_t ext = MIN((low - PC_1M) >> 10, UINT64_C(0xffff));
@@ -659,6 +665,7 @@ bool board_create(struct pc *pc, const struct pc_config *config, uint64_t low, u
     pc->fixed_windows = pc->windows;
     pc->map_ranges = memory_map(pc->map, low, high);
     fill_chipset(pc);
+    fill_smm(pc);
     fill_cmos(pc, low, high);
     size_t acpi = fill_bios(pc);
     if (!acpi) {

@@ -209,6 +209,7 @@ static bool turn(struct pc *pc, unsigned index)
         budget = MIN(budget, (uint64_t)QUANTUM);
     if (c->activity == ACTIVITY_MWAIT && c->mon_line && memcmp(c->mon_line, c->mon_data, sizeof c->mon_data) != 0)
         c->activity = ACTIVITY_ACTIVE;
+    c->turn_pause = UINT64_MAX;
     uint64_t before = c->icount;
     enum cpu_stop why = cpu_run(c, budget);
     if (!c->real_clock)

@@ -398,6 +398,8 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
         k = walk_tables(&w, gpa.v, kind | user | (access & MMU_PROBE), out);
     if (k == MMU_PAGE_FAULT) {
         fault->kind = MMU_NPT_FAULT;
+        if (kind == MMU_EXEC && (s->npt_cr4 & CR4_SMEP)) /* a fetch is told as one with the host's NXE or its SMEP */
+            fault->error |= PF_ID;
         fault->gpa = gpa;
         fault->la_valid = la_valid;
         fault->error |= table_access ? NPF_TABLE : NPF_FINAL;

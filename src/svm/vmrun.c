@@ -495,7 +495,11 @@ static void exit_to_host(struct cpu *c, struct svm_cpu *s)
     c->exc.valid = false;
     c->vectoring.valid = false;
     c->shadow_sti = c->shadow_movss = false;
-    c->pending_dbg = 0;
+    /* "Single-Stepping" in "VMRUN and TF/RF Bits in EFLAGS": the host's trap comes when VMRUN completes, which is now.
+     */
+    c->pending_dbg = h->rflags & FLAG_TF ? 0x4000 : 0; /* DR6.BS */
+    if (c->pending_dbg)
+        cpu_attend(c, ATT_TRAP);
     c->cur = NULL;
     c->stats.exits++;
     cpu_update_translation(c);
