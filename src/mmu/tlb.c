@@ -71,6 +71,9 @@ static void bank_empty(struct tlb *t, struct tlb_bank *b, bool keep_global)
                     b->logged = MIN(b->logged + 1, TLB_LOG + 1);
                 }
     }
+    for (unsigned view = 0; view < TLB_VIEWS; view++)
+        if (!b->filled[view])
+            b->large[view] = 0;
     bank_renew(t, b);
 }
 
@@ -120,6 +123,16 @@ struct tlb_bank *tlb_select(struct tlb *t, const struct tlb_context *ctx)
     return oldest;
 }
 
+static uint64_t large_bit(uint64_t la)
+{
+    return BIT(la >> 21 & 63);
+}
+
+static uint64_t large_bits(const struct tlb_info *i)
+{
+    return i->size <= PAGE_SIZE ? 0 : i->size <= BIT(21) ? large_bit(i->la) : UINT64_MAX;
+}
+
 void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, const struct mmu_result *r,
               uint8_t *host_page, const struct tlb_grant *grant)
 {
@@ -153,6 +166,7 @@ void tlb_fill(struct tlb *t, struct tlb_bank *b, enum tlb_view view, la_t la, co
                            .ex = grant->ex,
                            .pkey = r->pkey,
                            .memtype = r->memtype};
+    b->large[view] |= large_bits(i);
     uint64_t none = tlb_no_tag(slot);
     e->tag[MMU_READ] = host_page && grant->rd ? page : none;
     e->tag[MMU_WRITE] = host_page && grant->wr && !grant->hold_write ? page : none;
@@ -193,15 +207,24 @@ static void flush_address(struct tlb *t, uint16_t vpid, int pcid, la_t la, bool 
             /* A large page may have left its translation in many slots: INVLPG drops them all. */
             struct tlb_info *own = &b->i[view][tlb_slot(la.v)];
             bool one = own->valid && own->la == (la.v & PAGE_BASE) && own->size == PAGE_SIZE;
+            if (!one && !(b->large[view] & large_bit(la.v)))
+                continue;
             unsigned first = one ? tlb_slot(la.v) : 0, last = one ? first : TLB_ENTRIES - 1;
+            uint64_t left = 0;
             for (unsigned slot = first; slot <= last; slot++) {
                 const struct tlb_info *i = &b->i[view][slot];
-                if (!i->valid || (i->la & -i->size) != (la.v & -i->size) || !(same_pcid || i->global))
+                if (!i->valid)
                     continue;
+                if ((i->la & -i->size) != (la.v & -i->size) || !(same_pcid || i->global)) {
+                    left |= large_bits(i);
+                    continue;
+                }
                 code |= i->ex;
                 entry_clear(b, view, slot);
                 b->filled[view]--;
             }
+            if (!one)
+                b->large[view] = left;
         }
         if (code)
             bank_renew(t, b);

@@ -55,6 +55,8 @@ struct tlb_bank {
     uint64_t displaced[TLB_ENTRIES / 64];
     bool displaced_large; /* one of them belongs to a large page */
     uint32_t filled[TLB_VIEWS];
+    /* Where pieces of large pages may be: a filter by the number of their 2 MiB. */
+    uint64_t large[TLB_VIEWS];
     /* Where entries were made since the bank was last emptied, while they are few: emptying it costs what was filled.
      */
     uint16_t log[TLB_LOG]; /* view * TLB_ENTRIES + slot */
