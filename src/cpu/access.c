@@ -123,7 +123,7 @@ static bool place_find(struct cpu *c, la_t la, unsigned len, unsigned access, st
         struct mmu_fault f;
         struct tlb_grant g = {0};
         cpu_mmu_regs(c, &regs);
-        if (mmu_translate(c->mem, &regs, second_of(c), la, access, &r, &f) != MMU_OK)
+        if (mmu_translate(c->mem, &regs, second_of(c), la, access | MMU_LENGTH(len), &r, &f) != MMU_OK)
             return raise_walk_fault(c, &f, la, access);
         grant(c, view, &r, &g);
         r.hpa = cpu_smram(c, r.hpa);

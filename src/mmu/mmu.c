@@ -9,15 +9,16 @@
 #include "src/mmu/mmu.h"
 #include "src/arch/creg.h"
 
-#define PTE_P    BIT(0)
-#define PTE_W    BIT(1)
-#define PTE_U    BIT(2)
-#define PTE_A    BIT(5)
-#define PTE_D    BIT(6)
-#define PTE_PS   BIT(7)
-#define PTE_G    BIT(8)
-#define PTE_NX   BIT(63)
-#define PTE_ADDR 0x000ffffffffff000ull
+#define PTE_P       BIT(0)
+#define PTE_W       BIT(1)
+#define PTE_U       BIT(2)
+#define PTE_A       BIT(5)
+#define PTE_D       BIT(6)
+#define PTE_PS      BIT(7)
+#define PTE_G       BIT(8)
+#define PTE_RESTART BIT(11) /* of HLAT paging */
+#define PTE_NX      BIT(63)
+#define PTE_ADDR    0x000ffffffffff000ull
 
 #define PF_P    BIT(0)
 #define PF_W    BIT(1)
@@ -25,6 +26,7 @@
 #define PF_RSVD BIT(3)
 #define PF_ID   BIT(4)
 #define PF_PK   BIT(5)
+#define PF_HLAT BIT(7)
 
 #define EPT_R   BIT(0)
 #define EPT_W   BIT(1)
@@ -33,6 +35,9 @@
 #define EPT_A   BIT(8)
 #define EPT_D   BIT(9)
 #define EPT_XU  BIT(10)
+#define EPT_VGP BIT(57) /* verify guest paging */
+#define EPT_PW  BIT(58) /* paging-write access */
+#define EPT_SPP BIT(61) /* sub-page write permissions */
 #define EPTP_AD BIT(6)
 
 /* EXITINFO1 of a nested page fault; EPT-violation qualification: where the refused access came from. */
@@ -40,6 +45,8 @@
 #define NPF_TABLE  BIT(33)
 #define EPTQ_LA    BIT(7)
 #define EPTQ_FINAL BIT(8)
+#define EPTQ_GPV   BIT(15)
+#define SPPQ_MISS  BIT(11)
 
 /* An entry used by a walk: where it is and what it held. */
 struct used_entry {
@@ -55,6 +62,34 @@ static uint64_t reserved_address_bits(unsigned maxphyaddr)
 
 /* --- EPT
  * -------------------------------------------------------------------------------------------------------------- */
+
+/* SDM 3C, "Sub-Page Write Permissions": whether len bytes at gpa may be written, by the table. An access to more than
+ * one sub-page is not eligible. */
+static enum mmu_fault_kind spp_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned len, bool *ok,
+                                    struct mmu_fault *fault)
+{
+    uint64_t table = s->sppt & PTE_ADDR, e;
+    *ok = false;
+    if ((gpa.v & 127) + len > 128)
+        return MMU_OK;
+    for (unsigned shift = 39;; shift -= 9) {
+        bool last = shift == 12;
+        if (!mem_read64(m, HPA(table + bits(gpa.v, shift + 8, shift) * 8), &e) || gpa.v >> 48)
+            e = 0;
+        bool miss = !last && !(e & 1);
+        if (miss ||
+            (e & (last ? 0xaaaaaaaaaaaaaaaaull : 0xfff0000000000ffeull | reserved_address_bits(s->maxphyaddr)))) {
+            fault->kind = MMU_SPP_EVENT;
+            fault->error = miss ? SPPQ_MISS : 0;
+            return fault->kind;
+        }
+        if (last)
+            break;
+        table = e & PTE_ADDR;
+    }
+    *ok = e >> 2 * bits(gpa.v, 11, 7) & 1;
+    return MMU_OK;
+}
 
 /* SDM 3C, "EPT Translation Mechanism", "EPT Violations", "EPT Misconfigurations". */
 static enum mmu_fault_kind ept_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access,
@@ -78,7 +113,8 @@ static enum mmu_fault_kind ept_walk(struct mem *m, const struct mmu_second *s, g
 
 again:;
     unsigned n = 0;
-    uint64_t rights = EPT_R | EPT_W | EPT_X | EPT_XU, table = s->root & PTE_ADDR & mask_low(s->maxphyaddr), e = 0;
+    uint64_t above = 0, rights = EPT_R | EPT_W | EPT_X | EPT_XU, table = s->root & PTE_ADDR & mask_low(s->maxphyaddr),
+             e = 0;
     unsigned shift = 12 + 9 * (levels - 1);
     for (;; shift -= 9) {
         hpa_t at = HPA(table + bits(gpa.v, shift + 8, shift) * 8);
@@ -102,10 +138,12 @@ again:;
         unsigned type = (unsigned)bits(e, 5, 3);
         bool exec = e & (s->ept_mbec ? EPT_X | EPT_XU : EPT_X);
         if ((e & reserved) || (!(e & EPT_R) && ((e & EPT_W) || (exec && !s->ept_exec_only))) ||
-            (leaf && (type == 2 || type == 3 || type == 7))) {
+            (leaf && (type == 2 || type == 3 || type == 7)) ||
+            (leaf && s->ept_paging_write && (e & EPT_PW) && !(e & EPT_R))) {
             fault->kind = MMU_EPT_MISCONFIG;
             return fault->kind;
         }
+        above = rights;
         rights &= e;
         used[n++] = (struct used_entry){at, e, leaf};
         if (leaf)
@@ -114,12 +152,21 @@ again:;
     }
 
     bool exec_ok = rights & (s->ept_mbec && user ? EPT_XU : EPT_X);
-    bool ok = kind == MMU_EXEC ? exec_ok : kind == MMU_WRITE ? rights & EPT_W : rights & EPT_R;
-    if (table_access && ad && !(rights & EPT_W))
+    bool paging_write = rights && s->ept_paging_write && (e & EPT_PW);
+    /* A page that paging may update needs no write access of its own for that. */
+    bool write_ok = table_access && paging_write ? above & EPT_W : rights & EPT_W;
+    bool ok = kind == MMU_EXEC ? exec_ok : kind == MMU_WRITE ? write_ok : rights & EPT_R;
+    if (table_access && ad && !write_ok)
         ok = false;
-    if (!ok) {
+    bool by_sub_page = unlikely(s->sppt) && !ok && kind == MMU_WRITE && final && la_valid && shift == 12 &&
+                       (rights & EPT_R) && (above & EPT_W) && (e & EPT_SPP);
+    if (by_sub_page && spp_walk(m, s, gpa, MAX(access >> 8, 1u), &ok, fault) != MMU_OK)
+        return fault->kind;
+    /* "Guest-paging verification". */
+    bool unverified = unlikely(access & MMU_UNVERIFIED) && ok && s->ept_verify && (e & EPT_VGP);
+    if (!ok || unverified) {
         fault->kind = MMU_EPT_VIOLATION;
-        fault->error = q | (rights & EPT_R ? BIT(3) : 0) | (rights & EPT_W ? BIT(4) : 0) |
+        fault->error = q | (unverified ? EPTQ_GPV : 0) | (rights & EPT_R ? BIT(3) : 0) | (rights & EPT_W ? BIT(4) : 0) |
                        (rights & EPT_X ? BIT(5) : 0) | (s->ept_mbec && (rights & EPT_XU) ? BIT(6) : 0);
         fault->suppress_ve = e & BIT(63);
         return fault->kind;
@@ -158,6 +205,7 @@ again:;
         .writable = (rights & EPT_W) && (!ad || (e & EPT_D)),
         .user = true,
         .executable = exec_ok,
+        .paging_write = paging_write,
         .memtype = (uint8_t)bits(e, 5, 3),
     };
     return MMU_OK;
@@ -172,6 +220,7 @@ struct walk {
     const struct mmu_second *s;
     struct mmu_fault *fault;
     bool la_valid;
+    bool unverified; /* a paging structure lay in a page without paging-write access */
 };
 
 static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uint64_t bits_)
@@ -188,7 +237,7 @@ static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uin
 
 /* Where in the machine's memory a paging structure's entry lies; `write` when its accessed or dirty bit is to be set.
  */
-static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool write, hpa_t *out)
+static enum mmu_fault_kind table_address(struct walk *w, gpa_t at, bool write, hpa_t *out)
 {
     *out = HPA(at.v);
     if (unlikely(w->r->smram_alias) && at.v - SMM_RAM < SMM_RAM_SIZE)
@@ -199,6 +248,7 @@ static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool wr
     struct mmu_table_entry none = {0}, *e = w->s->tables ? &w->s->tables->e[at.v / PAGE_SIZE % MMU_TABLE_SLOTS] : &none;
     bool same = e->gpa == page && e->root == w->s->root && e->asid == w->s->asid;
     if (same && (write ? e->wr : e->rd)) {
+        w->unverified |= !e->paging_write;
         *out = HPA(e->hpa | (at.v & PAGE_OFFSET));
         return MMU_OK;
     }
@@ -207,16 +257,22 @@ static enum mmu_fault_kind table_address(const struct walk *w, gpa_t at, bool wr
         mmu_translate_gpa(w->m, w->s, at, write ? MMU_WRITE : MMU_READ, false, w->la_valid, &res, w->fault);
     if (k != MMU_OK)
         return k;
+    /* SDM 3C, "Guest-Physical Accesses to the APIC-Access Page". */
+    if (unlikely(w->s->apic_page) && !((res.hpa.v ^ w->s->apic_page) & PAGE_BASE)) {
+        *w->fault = (struct mmu_fault){.kind = MMU_APIC_ACCESS, .gpa = at, .la_valid = w->la_valid};
+        return MMU_APIC_ACCESS;
+    }
     *out = res.hpa;
+    w->unverified |= !res.paging_write;
     if (!same)
         *e = (struct mmu_table_entry){.gpa = page, .root = w->s->root, .asid = w->s->asid};
     e->hpa = res.hpa.v & PAGE_BASE;
+    e->paging_write = res.paging_write;
     *(write ? &e->wr : &e->rd) = true;
     return MMU_OK;
 }
 
-static enum mmu_fault_kind set_accessed(const struct walk *w, gpa_t at, bool wide, uint64_t old, uint64_t new_,
-                                        bool *changed)
+static enum mmu_fault_kind set_accessed(struct walk *w, gpa_t at, bool wide, uint64_t old, uint64_t new_, bool *changed)
 {
     hpa_t pa;
     *changed = false;
@@ -234,9 +290,18 @@ static enum mmu_fault_kind set_accessed(const struct walk *w, gpa_t at, bool wid
     return MMU_OK;
 }
 
+/* SDM 3A, "HLAT Paging": addresses in the protected linear range, the upper part of the linear-address space. */
+static bool hlat_paging(const struct walk *w, uint64_t la)
+{
+    if (likely(!w->s || !w->s->hlat))
+        return false;
+    uint64_t prefix = ~mask_low(64 - w->s->hlat_prefix);
+    return !w->s->hlat_prefix || (la & prefix) == prefix;
+}
+
 /* SDM 3A, "4-Level Paging and 5-Level Paging", "PAE Paging", "32-Bit Paging"; "Determination of Access Rights". The
  * second level, if any, is applied to the tables, not to the result. */
-static enum mmu_fault_kind walk_tables(const struct walk *w, uint64_t la, unsigned access, struct mmu_result *out)
+static enum mmu_fault_kind walk_tables(struct walk *w, uint64_t la, unsigned access, struct mmu_result *out)
 {
     const struct mmu_regs *r = w->r;
     struct {
@@ -247,13 +312,14 @@ static enum mmu_fault_kind walk_tables(const struct walk *w, uint64_t la, unsign
     bool lma = r->efer & EFER_LMA, pae = r->cr4 & CR4_PAE, wide = lma || pae, nxe = wide && (r->efer & EFER_NXE);
     uint64_t high_reserved = wide ? reserved_address_bits(r->maxphyaddr) | (nxe ? 0 : PTE_NX) : 0;
     enum mmu_fault_kind k;
+    bool hlat = lma && hlat_paging(w, la);
 
 again:;
     unsigned n = 0, index_bits = wide ? 9 : 10, shift;
     uint64_t table, e, rights = PTE_W | PTE_U, nx = 0;
     if (lma) {
         shift = r->cr4 & CR4_LA57 ? 48 : 39;
-        table = r->cr3 & PTE_ADDR & mask_low(r->maxphyaddr);
+        table = (hlat ? w->s->hlat_pointer : r->cr3) & PTE_ADDR & mask_low(r->maxphyaddr);
     } else if (pae) {
         uint64_t pdpte = r->pdpte[bits(la, 31, 30)];
         if (r->pdpte_in_memory) {
@@ -289,7 +355,7 @@ again:;
             e = e32;
         }
         if (!(e & PTE_P))
-            return page_fault(w, access, 0);
+            return page_fault(w, access, hlat ? PF_HLAT : 0);
         bool large = (e & PTE_PS) && shift > 12 && shift <= 30 && (wide || (r->cr4 & CR4_PSE));
         bool leaf = shift == 12 || large;
         uint64_t reserved = high_reserved;
@@ -303,7 +369,12 @@ again:;
             reserved |=
                 wide ? mask_low(shift) & PTE_ADDR & ~BIT(12) : BIT(21); /* PSE-36: bits 20:13 are address bits 39:32 */
         if (e & reserved)
-            return page_fault(w, access, PF_P | PF_RSVD);
+            return page_fault(w, access, PF_P | PF_RSVD | (hlat ? PF_HLAT : 0));
+        if (hlat && (e & PTE_RESTART)) { /* with ordinary paging */
+            hlat = false;
+            w->unverified = false;
+            goto again;
+        }
         rights &= e;
         nx |= e & PTE_NX;
         used[n].at = at;
@@ -450,6 +521,8 @@ enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const
     /* Mode-based execute control asks whether the *page* is a user page, not who fetches (SDM 3C, "EPT Violations"). */
     struct mmu_result second;
     unsigned second_access = (access & ~(unsigned)MMU_USER) | (out->user && (r->cr0 & CR0_PG) ? MMU_USER : 0);
+    if (w.unverified && (r->cr0 & CR0_PG))
+        second_access |= MMU_UNVERIFIED;
     if (s->kind == MMU_SECOND_NPT)
         second_access = access;
     enum mmu_fault_kind k = mmu_translate_gpa(m, s, out->gpa, second_access, true, true, &second, fault);

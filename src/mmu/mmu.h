@@ -37,7 +37,8 @@ struct mmu_table_cache {
         uint64_t gpa, root; /* of the page; EPTP or nCR3 */
         uint64_t hpa;
         uint16_t asid;
-        bool rd, wr; /* what has been granted; neither: free */
+        bool rd, wr;       /* what has been granted; neither: free */
+        bool paging_write; /* "paging-write access" of the page */
     } e[MMU_TABLE_SLOTS];
 };
 
@@ -49,7 +50,13 @@ struct mmu_second {
     uint8_t maxphyaddr;                  /* of the host */
     bool gbpages;
     bool ept_exec_only, ept_mbec, ept_ad; /* EPT capabilities and controls in force (ad: EPTP bit 6) */
-    bool ept_paging_write, ept_sss;
+    bool ept_paging_write;                /* "EPT paging-write control" */
+    bool ept_verify;                      /* "guest-paging verification" */
+    bool hlat;                            /* "enable HLAT": hlat_pointer, hlat_prefix */
+    uint64_t sppt;                        /* sub-page-permission table, bit 0 set; 0: no sub-page write permissions */
+    uint64_t apic_page;                   /* APIC-access page, bit 0 set; 0: APIC accesses are not virtualized */
+    uint64_t hlat_pointer;
+    uint8_t hlat_prefix;
     bool ept_advanced;   /* exit qualification bits 9 to 11 are reported */
     uint64_t *pml_index; /* page-modification logging: the PML index, counted down; null: off */
     uint64_t pml_address;
@@ -63,18 +70,23 @@ enum mmu_access {
     MMU_WRITE = 1,
     MMU_EXEC = 2,
     MMU_ACCESS_MASK = 3,
-    MMU_USER = 4,     /* CPL 3, not an implicit supervisor access */
-    MMU_IMPLICIT = 8, /* implicit supervisor access (descriptor tables, TSS): SMAP regardless of AC */
-    MMU_PROBE = 16,   /* leave accessed and dirty bits alone */
+    MMU_USER = 4,        /* CPL 3, not an implicit supervisor access */
+    MMU_IMPLICIT = 8,    /* implicit supervisor access (descriptor tables, TSS): SMAP regardless of AC */
+    MMU_PROBE = 16,      /* leave accessed and dirty bits alone */
+    MMU_UNVERIFIED = 32, /* mmu_translate_gpa: a paging structure lies in a page without paging-write access */
 };
+/* How many bytes are accessed, for sub-page write permissions: in the access's high bits. None: a byte. */
+#define MMU_LENGTH(len) ((unsigned)(len) << 8)
 
 enum mmu_fault_kind {
     MMU_OK = 0,
     MMU_PAGE_FAULT,    /* error: the #PF error code */
     MMU_EPT_VIOLATION, /* error: exit qualification bits 0-11 (8: fault was on the final translation, not on a table) */
     MMU_EPT_MISCONFIG,
-    MMU_PML_FULL,  /* a dirty flag would have been set and logged */
-    MMU_NPT_FAULT, /* error: EXITINFO1 */
+    MMU_PML_FULL,    /* a dirty flag would have been set and logged */
+    MMU_NPT_FAULT,   /* error: EXITINFO1 */
+    MMU_APIC_ACCESS, /* a paging structure lies in the APIC-access page: a guest-physical access to it */
+    MMU_SPP_EVENT,   /* error: exit qualification */
 };
 struct mmu_fault {
     enum mmu_fault_kind kind;
@@ -91,6 +103,7 @@ struct mmu_result {
     bool readable;                           /* false: only under an execute-only second-level mapping */
     bool writable, user, executable, global; /* of the linear mapping and the second level together: writable is false
                                                 while a dirty bit is still to set */
+    bool paging_write;                       /* EPT: paging-write access to the page */
     bool sup_writable;                       /* with CR0.WP clear a supervisor may write a read-only page */
     bool read_write;                         /* R/W of the linear mapping alone, whatever its dirty flag */
     uint8_t pkey;

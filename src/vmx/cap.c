@@ -102,6 +102,8 @@ void vmx_caps_init(struct vmx_caps *caps, const struct model *m)
                           (model_has(m, FEATURE_ept_1gb) ? VMX_EPT_CAP_1G : 0) |
                           (model_has(m, FEATURE_ept_ad) ? VMX_EPT_CAP_ACCESSED_DIRTY : 0) |
                           (server ? VMX_EPT_CAP_ADVANCED_EXIT_INFO : 0);
+    if (caps->proc3.may & VMX_PROC3_ENABLE_HLAT)
+        caps->ept_vpid |= 52ull << 48; /* the largest HLAT prefix size */
     if (caps->proc2.may & VMX_PROC2_ENABLE_VPID)
         caps->ept_vpid |= VMX_VPID_CAP_INVVPID | VMX_VPID_CAP_INVVPID_ADDRESS | VMX_VPID_CAP_INVVPID_SINGLE |
                           VMX_VPID_CAP_INVVPID_ALL | VMX_VPID_CAP_INVVPID_RETAIN_GLOBALS;

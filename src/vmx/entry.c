@@ -71,6 +71,23 @@ void vmx_load_second(struct cpu *c, struct vmcs *v)
         .ept_ad = f[F_EPT_POINTER] & VMX_EPTP_ACCESSED_DIRTY,
         .ept_advanced = x->caps.ept_vpid & VMX_EPT_CAP_ADVANCED_EXIT_INFO,
     };
+    c->second.ept_paging_write = x->proc3 & VMX_PROC3_EPT_PAGING_WRITE_CONTROL;
+    c->second.ept_verify = x->proc3 & VMX_PROC3_GUEST_PAGING_VERIFICATION;
+    if (x->proc3 & VMX_PROC3_ENABLE_HLAT) {
+        c->second.hlat = true;
+        c->second.hlat_pointer = f[F_HLAT_POINTER];
+        c->second.hlat_prefix = (uint8_t)f[F_HLAT_PREFIX_SIZE];
+    }
+    if (x->proc2 & VMX_PROC2_SUB_PAGE_WRITE_PERMISSIONS)
+        c->second.sppt = f[F_SPPT_POINTER] | 1;
+    if (x->proc2 & VMX_PROC2_VIRTUALIZE_APIC_ACCESSES)
+        c->second.apic_page = f[F_APIC_ACCESS_ADDRESS] | 1;
+    /* What is remembered of pages with paging structures was made under these. */
+    uint64_t under = c->second.apic_page | (uint64_t)c->second.ept_paging_write << 1;
+    if (unlikely(under != x->tables_under)) {
+        c->tlbs.tables = (struct mmu_table_cache){0};
+        x->tables_under = under;
+    }
     if (x->proc2 & VMX_PROC2_ENABLE_PML) {
         c->second.pml_index = &v->f[F_GUEST_PML_INDEX];
         c->second.pml_address = f[F_PML_ADDRESS];
@@ -333,8 +350,8 @@ enum vmx_result vmx_enter(struct cpu *c, bool launch)
     if (info & VMX_INTR_VALID)
         inject(c, v, info);
     if (c->guest) {
-        x->tpr_below = c->activity != ACTIVITY_SHUTDOWN && c->activity != ACTIVITY_WAIT_SIPI &&
-                       vmx_apic_below_threshold(c);
+        x->tpr_below =
+            c->activity != ACTIVITY_SHUTDOWN && c->activity != ACTIVITY_WAIT_SIPI && vmx_apic_below_threshold(c);
         cpu_attend(c, ATT_INTR | ATT_GUEST | (c->nmi_pending ? ATT_NMI : 0) | (c->pending_dbg ? ATT_TRAP : 0) |
                           (c->shadow_sti || c->shadow_movss ? ATT_SHADOW : 0));
         cpu_update_deadline(c);

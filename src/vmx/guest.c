@@ -431,6 +431,11 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
         vmx_exit(c, VMX_REASON_EPT_MISCONFIGURATION, 0);
         return true;
     }
+    /* "Guest-Physical Accesses to the APIC-Access Page". */
+    if (fault->kind == MMU_APIC_ACCESS) {
+        vmx_exit(c, VMX_REASON_APIC_ACCESS, c->vectoring.valid ? 10u << 12 : 15u << 12);
+        return true;
+    }
     uint64_t qualification = fault->error;
     if (fault->kind == MMU_PML_FULL) {
         vmx_exit(c, VMX_REASON_PAGE_MODIFICATION_LOG_FULL, c->nmi_unblocking_iret && !c->vectoring.valid ? BIT(12) : 0);
@@ -446,7 +451,7 @@ static bool guest_second_fault(struct cpu *c, const struct mmu_fault *fault, la_
         v->f[F_GUEST_LINEAR_ADDRESS] = la.v;
     if (c->nmi_unblocking_iret && !c->vectoring.valid)
         qualification |= BIT(12);
-    vmx_exit(c, VMX_REASON_EPT_VIOLATION, qualification);
+    vmx_exit(c, fault->kind == MMU_SPP_EVENT ? VMX_REASON_SPP_RELATED_EVENT : VMX_REASON_EPT_VIOLATION, qualification);
     return true;
 }
 

@@ -75,6 +75,7 @@ struct vmx_cpu {
     uint64_t timer_end;       /* processor's TSC at which the preemption timer expires; UINT64_MAX: it does not count */
     uint64_t timer_left;      /* its value where it does not count: wait-for-SIPI */
     uint64_t pause_last, pause_first; /* PAUSE-loop exiting: TSC of the last PAUSE at CPL 0, of the loop's first */
+    uint64_t tables_under;            /* controls under which the guest-physical mappings of tables were made */
     uint64_t host_rights;             /* translation_rights() of the host at the last entry */
     /* The same of the guest that last left with a VPID, whichever VMCS it had: what the TLB holds for that VPID was
      * computed under them. By the VPID's low bits. */
@@ -164,6 +165,12 @@ bool vmx_apic_events(struct cpu *c);  /* what a write left to do; true: VM exit 
 bool vmx_apic_deliver(struct cpu *c); /* a virtual interrupt; true: delivered */
 bool vmx_apic_posted(struct cpu *c, unsigned vector);
 
+INLINE uint64_t vmx_second_rights(const struct mmu_second *s)
+{
+    return (s->ept_mbec ? BIT(1) : 0) + (s->ept_verify ? BIT(2) : 0) + s->sppt * 0x9fb21c651e98df25ull +
+           (s->hlat ? (s->hlat_pointer + s->hlat_prefix + 1) * 0xd6e8feb86659fd93ull : 0);
+}
+
 /* Register bits under which the rights in TLB entries were computed. */
 INLINE uint64_t vmx_translation_rights(const struct cpu *c)
 {
@@ -171,8 +178,8 @@ INLINE uint64_t vmx_translation_rights(const struct cpu *c)
                     (c->cr4 & CR4_PKS ? (c->msr.pkrs + 1) * 0xc2b2ae3d27d4eb4full : 0);
     return ((c->cr0 & (CR0_WP | CR0_PG | CR0_PE)) |
             (c->cr4 & (CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS | CR4_PAE | CR4_PSE)) << 32 |
-            (c->efer & EFER_NXE) << 40 | (c->second.kind == MMU_SECOND_EPT && c->second.ept_mbec ? BIT(1) : 0)) +
-           keys;
+            (c->efer & EFER_NXE) << 40) +
+           keys + (c->second.kind == MMU_SECOND_EPT ? vmx_second_rights(&c->second) : 0);
 }
 
 #endif

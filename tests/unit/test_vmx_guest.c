@@ -1651,9 +1651,230 @@ static void test_ipi(void **state)
             rig_destroy(r);
         }
     /* Without the control WRMSR goes to the processor's own APIC, and a model without it has no such fields. */
-    struct rig *r = rig_create("max,-ipi_virt");
+    struct rig *r = rig_create("max,-ipi_virt,-ept_paging_write,-guest_paging_verification,-hlat");
     assert_false(r->x->caps.field[F_PROC3_CONTROLS] || r->x->caps.field[F_PID_POINTER_TABLE_ADDRESS]);
     assert_false(r->x->caps.proc.may & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS);
+    rig_destroy(r);
+}
+
+/* 4-KByte EPT entries for the 2 MBytes at `from`: an identity mapping with these bits. */
+static void split(struct rig *r, uint64_t from, uint64_t pt, uint64_t bits_)
+{
+    for (unsigned i = 0; i < 512; i++)
+        rig_store(r, pt + 8 * i, (from + i * 4096ull) | VMX_EPT_MEMORY_TYPE(6) | bits_);
+    rig_store(r, RIG_EPT_PD + 8 * (from >> 21), pt | 7);
+}
+static void flush_ept(struct rig *r)
+{
+    uint64_t inv[2] = {rig_r(r, VMCS_EPT_POINTER), 0};
+    assert_int_equal(vmx_invept(r->c, VMX_INVEPT_SINGLE_CONTEXT, inv), VMX_SUCCEED);
+}
+static void set_proc3(struct rig *r, uint64_t bits_)
+{
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_ACTIVATE_TERTIARY_CONTROLS);
+    rig_w(r, VMCS_PROC3_CONTROLS, bits_);
+}
+enum { FREE1 = 0x24000, FREE2 = 0x25000, FREE3 = 0x26000, FREE4 = 0x27000, FREE5 = 0x28000 };
+
+/* "Guest-Physical Accesses to the APIC-Access Page": a paging structure there; type 15, in an event's delivery 10. */
+static void test_apic_physical(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xf4);
+    expect_exit(r, VMX_REASON_HLT);
+    set(r, VMCS_PROC_CONTROLS, VMX_PROC_USE_TPR_SHADOW);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_VIRTUALIZE_APIC_ACCESSES);
+    rig_w(r, VMCS_VIRTUAL_APIC_ADDRESS, RIG_VAPIC);
+    rig_w(r, VMCS_APIC_ACCESS_ADDRESS, RIG_GUEST_PDPT);
+    flush_ept(r);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 15 << 12);
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    expect_field(r, IDT_VECTORING_INFO, 0);
+    rig_w(r, VMCS_ENTRY_INTERRUPTION_INFO, 0x80000306);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 10 << 12);
+    expect_field(r, IDT_VECTORING_INFO, 0x80000306);
+    /* Another page. */
+    rig_w(r, VMCS_APIC_ACCESS_ADDRESS, 0x600000);
+    expect_exit(r, VMX_REASON_APIC_ACCESS);
+    expect_field(r, EXIT_QUALIFICATION, 0);
+    rig_destroy(r);
+}
+
+/* "EPT paging-write control": paging may update a page that the guest may not write. */
+static void test_paging_write(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    static const unsigned tables[] = {RIG_GUEST_PML4 >> 12, RIG_GUEST_PDPT >> 12, RIG_GUEST_PD >> 12};
+    for (unsigned ad = 0; ad < 2; ad++) {
+        rig_tables(r);
+        rig_descriptors(r, true);
+        split(r, 0, FREE1, 7);
+        CODE(r, 0xf4, 0x90, 0x89, 0x04, 0x25, 0x00, 0x50, 0x01, 0x00); /* hlt; mov [RIG_GUEST_PD], eax */
+        rig_w(r, VMCS_PROC3_CONTROLS, 0);
+        for (unsigned i = 0; i < 3; i++)
+            rig_store(r, FREE1 + 8 * tables[i], tables[i] << 12 | VMX_EPT_MEMORY_TYPE(6) | 5 | VMX_EPT_PAGING_WRITE);
+        rig_w(r, VMCS_EPT_POINTER, RIG_EPT_PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB | (ad ? VMX_EPTP_ACCESSED_DIRTY : 0));
+        flush_ept(r);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        expect_exit(r, VMX_REASON_EPT_VIOLATION); /* without the control the bit is ignored */
+        expect_field(r, EXIT_QUALIFICATION, 0xab);
+        expect_field(r, GUEST_PHYSICAL_ADDRESS, RIG_GUEST_PML4);
+        set_proc3(r, VMX_PROC3_EPT_PAGING_WRITE_CONTROL);
+        expect_exit(r, VMX_REASON_HLT);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 2);
+        expect_exit(r, VMX_REASON_EPT_VIOLATION); /* the guest's own write */
+        expect_field(r, GUEST_PHYSICAL_ADDRESS, RIG_GUEST_PD);
+        expect_field(r, EXIT_QUALIFICATION, 0x7aa);
+        uint64_t pml4e;
+        mem_read(r->mem, HPA(RIG_GUEST_PML4), &pml4e, 8);
+        assert_true(pml4e & 0x20);
+        /* One of them without the bit. */
+        rig_store(r, FREE1 + 8 * tables[2], RIG_GUEST_PD | VMX_EPT_MEMORY_TYPE(6) | 5);
+        rig_store(r, RIG_GUEST_PD, 0x87);
+        flush_ept(r);
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        expect_exit(r, VMX_REASON_EPT_VIOLATION);
+        expect_field(r, GUEST_PHYSICAL_ADDRESS, RIG_GUEST_PD);
+    }
+    /* "EPT Misconfigurations": paging-write access to a page that cannot be read. */
+    rig_store(r, FREE1 + 8 * tables[2], RIG_GUEST_PD | VMX_EPT_MEMORY_TYPE(6) | 4 | VMX_EPT_PAGING_WRITE);
+    flush_ept(r);
+    expect_exit(r, VMX_REASON_EPT_MISCONFIGURATION);
+    /* The control needs EPT. */
+    clear(r, VMCS_PROC2_CONTROLS, VMX_PROC2_ENABLE_EPT | VMX_PROC2_UNRESTRICTED_GUEST);
+    assert_int_equal(rig_enter(r), 1000 + VMX_ERR_ENTRY_INVALID_CONTROLS);
+    rig_destroy(r);
+}
+
+/* "Guest-paging verification": a page that may be reached through paging structures with paging-write access alone. */
+static void test_verification(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    static const unsigned tables[] = {RIG_GUEST_PML4 >> 12, RIG_GUEST_PDPT >> 12, RIG_GUEST_PD >> 12};
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xf4);
+    split(r, 0, FREE1, 7);
+    set_proc3(r, VMX_PROC3_EPT_PAGING_WRITE_CONTROL);
+    rig_store(r, RIG_EPT_PD + 8 * 3,
+              0x600000 | VMX_EPT_LARGE | VMX_EPT_MEMORY_TYPE(6) | 7 | VMX_EPT_VERIFY_GUEST_PAGING);
+    expect_exit(r, VMX_REASON_HLT); /* without the control the bit is ignored */
+    set_proc3(r, VMX_PROC3_EPT_PAGING_WRITE_CONTROL | VMX_PROC3_GUEST_PAGING_VERIFICATION);
+    for (unsigned i = 0; i <= 3; i++) {
+        rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+        if (i == 3) {
+            expect_exit(r, VMX_REASON_HLT);
+            break;
+        }
+        expect_exit(r, VMX_REASON_EPT_VIOLATION);
+        expect_field(r, EXIT_QUALIFICATION, 0x87b9);
+        expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600000);
+        expect_exit(r, VMX_REASON_EPT_VIOLATION); /* by what is remembered of the tables, too */
+        expect_field(r, EXIT_QUALIFICATION, 0x87b9);
+        rig_store(r, FREE1 + 8 * tables[i], tables[i] << 12 | VMX_EPT_MEMORY_TYPE(6) | 7 | VMX_EPT_PAGING_WRITE);
+        flush_ept(r);
+    }
+    rig_destroy(r);
+}
+
+/* "HLAT Paging": addresses in the protected linear range, restart, page faults. */
+static void test_hlat(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xf4);
+    enum { PML4 = FREE1, PDPT = FREE2, PD = FREE3 };
+    uint8_t zero[4096] = {0};
+    rig_bytes(r, PML4, zero, 4096);
+    rig_bytes(r, PDPT, zero, 4096);
+    rig_store(r, PML4, PDPT | 7);
+    rig_store(r, PML4 + 8 * 256, PDPT | 7);
+    rig_store(r, PDPT, PD | 7);
+    for (unsigned i = 0; i < 512; i++)
+        rig_store(r, PD + 8 * i, VMX_HLAT_RESTART | 1);
+    rig_store(r, PD + 8 * 3, 0x800000 | 0x83);
+    rig_store(r, 0x600000, 0x1111);
+    rig_store(r, 0x800000, 0x2222);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_PF));
+    set_proc3(r, VMX_PROC3_ENABLE_HLAT);
+    rig_w(r, VMCS_HLAT_POINTER, PML4);
+    expect_exit(r, VMX_REASON_HLT); /* the code by ordinary paging, after the restart */
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x2222);
+    /* A prefix of one bit: the upper half. */
+    rig_w(r, VMCS_HLAT_PREFIX_SIZE, 1);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x1111);
+    CODE(r, 0xa1, 0x00, 0x00, 0x60, 0x00, 0x00, 0x80, 0xff, 0xff, 0xf4);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_HLT);
+    assert_int_equal(r->c->gpr[GPR_RAX], 0x2222);
+    /* No translation by HLAT paging: the error code's HLAT flag. By ordinary paging after a restart: without. */
+    uint64_t inv[2] = {1, 0xffff800000600000};
+    rig_store(r, PD + 8 * 3, 0);
+    assert_int_equal(vmx_invvpid(r->c, VMX_INVVPID_ADDRESS, inv), VMX_SUCCEED);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0x80);
+    rig_store(r, PD + 8 * 3, 0x800000 | 0x83 | 1 << 13);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0x89);
+    rig_store(r, PD + 8 * 3, VMX_HLAT_RESTART | 1);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0);
+    rig_w(r, VMCS_HLAT_PREFIX_SIZE, 53);
+    assert_int_equal(rig_enter(r), 1000 + VMX_ERR_ENTRY_INVALID_CONTROLS);
+    rig_destroy(r);
+}
+
+/* "Sub-Page Write Permissions": 128 bytes by 128 bytes; SPP-related events. */
+static void test_spp(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    uint8_t zero[4096] = {0};
+    for (uint64_t pa = FREE2; pa <= FREE5; pa += 4096)
+        rig_bytes(r, pa, zero, 4096);
+    split(r, 0x600000, FREE1, 5 | VMX_EPT_SUB_PAGE_WRITE);
+    rig_store(r, FREE2, FREE3 | 1);
+    rig_store(r, FREE3, FREE4 | 1);
+    rig_store(r, FREE4 + 8 * 3, FREE5 | 1);
+    rig_store(r, FREE5, BIT(2)); /* sub-page 1 */
+    /* mov [0x600080], eax; lock inc dword [0x6000fc]; mov [0x600100], eax; hlt; mov [0x6000fc], rax; hlt */
+    CODE(r, 0x89, 0x04, 0x25, 0x80, 0x00, 0x60, 0x00, 0xf0, 0xff, 0x04, 0x25, 0xfc, 0x00, 0x60, 0x00, 0x89, 0x04, 0x25,
+         0x00, 0x01, 0x60, 0x00, 0xf4, 0x48, 0x89, 0x04, 0x25, 0xfc, 0x00, 0x60, 0x00, 0xf4);
+    rig_store(r, 0x6000fc, 0x77);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION); /* without the control the bit is ignored */
+    expect_field(r, GUEST_RIP, RIG_CODE);
+    set(r, VMCS_PROC2_CONTROLS, VMX_PROC2_SUB_PAGE_WRITE_PERMISSIONS);
+    rig_w(r, VMCS_SPPT_POINTER, FREE2);
+    r->c->gpr[GPR_RAX] = 0x1234;
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    expect_field(r, GUEST_RIP, RIG_CODE + 15);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600100);
+    expect_field(r, EXIT_QUALIFICATION, 0x7aa);
+    uint32_t v;
+    mem_read(r->mem, HPA(0x600080), &v, 4);
+    assert_int_equal(v, 0x1234);
+    mem_read(r->mem, HPA(0x6000fc), &v, 4);
+    assert_int_equal(v, 0x78);
+    /* An access to two sub-pages is not eligible, even where both may be written. */
+    rig_store(r, FREE5, BIT(2) | BIT(4));
+    expect_exit(r, VMX_REASON_HLT);
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE + 23);
+    expect_exit(r, VMX_REASON_EPT_VIOLATION);
+    /* Misconfiguration and miss. */
+    rig_store(r, FREE5, BIT(2) | BIT(3));
+    rig_w(r, VMCS_GUEST_RIP, RIG_CODE);
+    expect_exit(r, VMX_REASON_SPP_RELATED_EVENT);
+    expect_field(r, EXIT_QUALIFICATION, 0);
+    expect_field(r, GUEST_LINEAR_ADDRESS, 0x600080);
+    expect_field(r, GUEST_PHYSICAL_ADDRESS, 0x600080);
+    rig_store(r, FREE4 + 8 * 3, 0);
+    expect_exit(r, VMX_REASON_SPP_RELATED_EVENT);
+    expect_field(r, EXIT_QUALIFICATION, 0x800);
+    rig_store(r, FREE4 + 8 * 3, FREE5 | 3);
+    expect_exit(r, VMX_REASON_SPP_RELATED_EVENT);
+    expect_field(r, EXIT_QUALIFICATION, 0);
     rig_destroy(r);
 }
 
@@ -1737,6 +1958,11 @@ int main(void)
         cmocka_unit_test(test_invvpid_address),
         cmocka_unit_test(test_invlpg_eptps),
         cmocka_unit_test(test_loaded_pkrs),
+        cmocka_unit_test(test_apic_physical),
+        cmocka_unit_test(test_paging_write),
+        cmocka_unit_test(test_verification),
+        cmocka_unit_test(test_hlat),
+        cmocka_unit_test(test_spp),
         cmocka_unit_test(test_shared_mbec),
         cmocka_unit_test(test_msr_areas),
         cmocka_unit_test(test_state),
