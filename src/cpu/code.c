@@ -44,7 +44,7 @@ struct code_page {
 
 static unsigned hash_slot(uint64_t pa)
 {
-    return (unsigned)(pa ^ pa >> 14) & (CODE_HASH_SLOTS - 1);
+    return (unsigned)(pa ^ pa >> 16) & (CODE_HASH_SLOTS - 1);
 }
 static unsigned page_slot(uint64_t pa)
 {

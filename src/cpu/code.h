@@ -41,7 +41,7 @@ struct code_link {
 };
 _Static_assert(sizeof(struct code_link) == sizeof(struct op), "a link is an operation's place");
 
-#define CODE_HASH_SLOTS 16384u
+#define CODE_HASH_SLOTS 65536u
 #define CODE_PAGE_SLOTS 4096u
 /* The last instruction decoded of those that share a slot. Code that rewrites itself mostly changes one instruction of
  * a block: the others need not be decoded again. */
