@@ -75,7 +75,9 @@ void cpu_update_mode(struct cpu *c)
     enum tlb_view view = c->cpl == 3 ? TLB_USER : (c->cr4 & CR4_SMAP) && !(flags & FLAG_AC) ? TLB_SUP_SMAP : TLB_SUP;
     c->tlb = unlikely(c->check_all) ? c->tlbs.nothing : c->bank->e[view];
     code_set_key(c);
-    attention_put(c, ATT_STEP, (flags & FLAG_TF) || kinds || c->step_guest || (c->watching & WATCH_INSN));
+    attention_put(c, ATT_STEP,
+                  (flags & FLAG_TF) || kinds || c->step_guest || (c->watching & WATCH_INSN) ||
+                      (c->msr.debugctl & DEBUGCTL_LBR));
     if (unlikely(c->intr_waiting) && (flags & FLAG_IF))
         cpu_recheck_events(c);
 }

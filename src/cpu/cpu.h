@@ -277,7 +277,8 @@ enum attention {
     ATT_TRAP = 1 << 7,   /* pending debug exceptions (single step, data breakpoints, task-switch T bit) */
     ATT_SHADOW = 1 << 8, /* one instruction under an interrupt shadow (STI, MOV SS) */
     ATT_TLB = 1 << 9,    /* another processor noted a code page: withdraw write tags */
-    ATT_STEP = 1 << 10,  /* RFLAGS.TF is set, or instruction breakpoints are on: run one instruction at a time */
+    ATT_STEP =
+        1 << 10, /* RFLAGS.TF or DEBUGCTL.LBR is set, instruction breakpoints are on: one instruction at a time */
     ATT_DEADLINE = 1 << 11,
     ATT_IDLE = 1 << 12, /* the processor waits: cpu_service() has to look again */
 };
@@ -448,6 +449,7 @@ struct cpu {
     uint8_t insn_len; /* length of the instruction that cpu_sync() left; guest_ops: of the intercepted instruction */
     const struct op *icpt_op;  /* guest_ops calls made for an instruction: its operation; else null */
     bool nmi_unblocking_iret;  /* an IRET that has not completed lifted the blocking of NMIs (exit information) */
+    bool branched;             /* the instruction that ran last, one alone, was a taken branch */
     bool step_armed;           /* RFLAGS.TF was set when the instruction that runs now began: a trap follows it */
     uint64_t apic_access_page; /* physical page whose accesses guest mode wants to see; UINT64_MAX: none */
     bool step_guest;           /* guest mode wants to look between all instructions (monitor trap flag) */
@@ -519,6 +521,12 @@ void cpu_reset(struct cpu *c, bool init); /* power-up, or INIT */
 enum cpu_stop cpu_run(struct cpu *c, uint64_t max_insns);
 /* Exactly one instruction or one event delivery. An exception is left in c->exc undelivered when `hold` is set. */
 enum cpu_stop cpu_step(struct cpu *c, bool hold);
+
+/* Branch records (run.c): where the processor stands, as it is recorded; a branch, an interrupt or an exception from
+ * there to the present place, while DEBUGCTL.LBR is 1. */
+enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 };
+uint64_t cpu_branch_address(const struct cpu *c);
+void cpu_record_branch(struct cpu *c, uint64_t from, bool event);
 void cpu_attend(struct cpu *c, uint32_t bits); /* atomic OR into attention, from any thread */
 uint64_t cpu_tsc(
     struct cpu *c); /* the processor's own TSC (guest offset not applied), exact inside a block when c->cur is set */

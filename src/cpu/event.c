@@ -291,7 +291,7 @@ static void write_payload(struct cpu *c, const struct cpu_event *ev)
         /* SDM 3B, "Debug Status Register (DR6)"; GD is clear in the handler; DEBUGCTL.LBR and BTF too. */
         c->dr[6] = (c->dr[6] & ~15ull) | ev->payload;
         c->dr[7] &= ~BIT(13);
-        c->msr.debugctl &= ~3ull;
+        c->msr.debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
     }
 }
 
@@ -329,6 +329,7 @@ static bool combine(struct cpu *c, struct cpu_event *nested)
 bool cpu_deliver(struct cpu *c, const struct cpu_event *event)
 {
     struct cpu_event ev = *event;
+    uint64_t from = cpu_branch_address(c);
     ev.valid = true;
     c->cur = NULL;
     c->step_armed = false;
@@ -345,6 +346,8 @@ bool cpu_deliver(struct cpu *c, const struct cpu_event *event)
             c->activity = ACTIVITY_ACTIVE;
             c->nmi_unblocking_iret = false;
             c->delivered++;
+            if (unlikely(c->msr.debugctl & DEBUGCTL_LBR))
+                cpu_record_branch(c, from, true);
             return true;
         }
         ev = c->exc;
@@ -407,7 +410,10 @@ bool cpu_software_interrupt(struct cpu *c, unsigned vector, enum event_type type
         .valid = true, .vector = (uint8_t)vector, .type = (uint8_t)type, .insn_len = (uint8_t)insn_len};
     if (c->vm86 && type == EVENT_SOFTINT) {
         if (c->cr4 & CR4_VME) {
+            uint64_t from = cpu_branch_address(c);
             int r = vme_interrupt(c, vector, (c->rip + insn_len) & 0xffff);
+            if (r > 0 && (c->msr.debugctl & DEBUGCTL_LBR))
+                cpu_record_branch(c, from, true);
             if (r)
                 return r > 0;
         }

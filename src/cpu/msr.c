@@ -198,6 +198,7 @@ static bool wr_debugctl(struct cpu *c, uint32_t msr, uint64_t v)
     if (v & ~(model_is_amd(c->model) ? 0x3full : 0xdfc3ull))
         return false;
     c->msr.debugctl = v;
+    cpu_update_mode(c); /* branches are recorded one instruction at a time */
     return true;
 }
 

@@ -98,13 +98,107 @@ static void exception(struct cpu *c)
     c->icount++;
 }
 
+/* --- branch records ------------------------------------------------------------------------------------------------ *
+ * SDM 3B, "Last Branch, Interrupt, and Exception Recording" (LIP: a linear address); APM 2, "Control-Transfer
+ * Recording" (rIP). Branches are recorded, and told from other instructions for BTF, while instructions run one at a
+ * time, so that without DEBUGCTL.LBR and RFLAGS.TF nobody looks for them. */
+
+uint64_t cpu_branch_address(const struct cpu *c)
+{
+    if (c->mode == MODE_64 || model_is_amd(c->model))
+        return c->rip;
+    return (uint32_t)(c->seg[SEG_CS].base + c->rip);
+}
+
+void cpu_record_branch(struct cpu *c, uint64_t from, bool event)
+{
+    uint64_t *r = c->msr.last_branch;
+    if (event) { /* the last branch before it */
+        r[2] = r[0];
+        r[3] = r[1];
+    }
+    r[0] = from;
+    r[1] = cpu_branch_address(c);
+}
+
+enum branch { NO_BRANCH, CONDITIONAL, ALWAYS_TAKEN };
+
+/* Of an instruction that is known to decode. Those that deliver an event are recorded there. */
+static enum branch branch_kind(const uint8_t *p, unsigned len, bool mode64)
+{
+    const uint8_t *end = p + len;
+    for (; p < end; p++) {
+        switch (*p) {
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x66:
+        case 0x67:
+        case 0xf0:
+        case 0xf2:
+        case 0xf3: continue;
+        }
+        if (!mode64 || (*p & 0xf0) != 0x40)
+            break;
+    }
+    if (p >= end)
+        return NO_BRANCH;
+    unsigned op = *p++, next = p < end ? *p : 0;
+    switch (op) {
+    case 0xe0: /* LOOPNE, LOOPE, LOOP, JCXZ */
+    case 0xe1:
+    case 0xe2:
+    case 0xe3: return CONDITIONAL;
+    case 0xc2: /* RET, far RET, IRET, CALL, JMP */
+    case 0xc3:
+    case 0xca:
+    case 0xcb:
+    case 0xcf:
+    case 0xe8:
+    case 0xe9:
+    case 0xeb: return ALWAYS_TAKEN;
+    case 0x9a:
+    case 0xea: return mode64 ? NO_BRANCH : ALWAYS_TAKEN;
+    case 0xff: return (next >> 3 & 7) >= 2 && (next >> 3 & 7) <= 5 ? ALWAYS_TAKEN : NO_BRANCH;
+    case 0x0f:
+        if (next >> 4 == 8)
+            return CONDITIONAL;
+        /* SYSCALL, SYSRET, SYSENTER, SYSEXIT */
+        return next == 0x05 || next == 0x07 || next == 0x34 || next == 0x35 ? ALWAYS_TAKEN : NO_BRANCH;
+    }
+    return op >> 4 == 7 ? CONDITIONAL : NO_BRANCH;
+}
+
+/* DEVIATION: a conditional branch that is taken to the instruction behind it counts as not taken. */
+static NOINLINE void run_block_recording(struct cpu *c, struct block *b)
+{
+    enum branch kind = branch_kind(b->bytes, b->len, c->mode == MODE_64);
+    uint64_t from = cpu_branch_address(c), next = (c->rip + b->len) & c->ip_mask;
+    uint64_t world = c->stats.entries + c->stats.exits, delivered = c->delivered;
+    run_block(c, b);
+    if (kind == NO_BRANCH || c->exc.valid || world != c->stats.entries + c->stats.exits || delivered != c->delivered)
+        return;
+    if (kind == CONDITIONAL && c->rip == next)
+        return;
+    c->branched = true;
+    if (c->msr.debugctl & DEBUGCTL_LBR)
+        cpu_record_branch(c, from, false);
+}
+
 static void run_one(struct cpu *c, bool hold)
 {
     struct block *b = code_find(c, true);
     c->horizon = 0;
+    c->branched = false;
     if (likely(b)) {
         cpu_tell(c, WATCH_INSN, (uintptr_t)b->bytes, b->len);
-        run_block(c, b);
+        if (unlikely(c->msr.debugctl & (DEBUGCTL_LBR | DEBUGCTL_BTF)))
+            run_block_recording(c, b);
+        else
+            run_block(c, b);
     }
     if (unlikely(c->exc.valid)) {
         if (hold)

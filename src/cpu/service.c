@@ -186,7 +186,8 @@ bool cpu_service(struct cpu *c)
     bool shadow = cpu_in_shadow(c), movss = shadow && c->shadow_movss;
     if (c->step_armed) {
         c->step_armed = false;
-        if (!movss && c->step_stamp == c->stats.entries + c->stats.exits)
+        if (!movss && c->step_stamp == c->stats.entries + c->stats.exits &&
+            (c->branched || !(c->msr.debugctl & DEBUGCTL_BTF)))
             c->pending_dbg |= DR6_BS;
     }
     c->held_dbg = movss ? c->pending_dbg : 0;

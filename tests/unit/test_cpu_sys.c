@@ -301,6 +301,38 @@ static void single_step(void **state)
     world_free(w);
 }
 
+/* DEBUGCTL.LBR and BTF on Intel. */
+CODE(t_lbr, 64, "jmp 1f; hlt; 1: xor %eax, %eax; jnz 2f; jz 3f; 2: hlt; 3: call 4f; hlt; 4: loop 4b; int $0x81")
+static void branch_records(void **state)
+{
+    struct world *w = long_mode("max", 0);
+    struct cpu *c = w->c;
+    c->msr.debugctl = 1;
+    cpu_update_mode(c);
+    c->gpr[GPR_RCX] = 3;
+    load(w, t_lbr, t_lbr_end);
+    assert_int_equal(go(w), 0x81);
+    assert_int_equal(c->msr.last_branch[0], CODE_AT + 18); /* INT n */
+    assert_int_equal(c->msr.last_branch[1], HANDLERS + 16 * 0x81);
+    assert_int_equal(c->msr.last_branch[2], CODE_AT + 16); /* LOOP, not the one that falls through */
+    assert_int_equal(c->msr.last_branch[3], CODE_AT + 16);
+    world_free(w);
+
+    w = long_mode("max", 0); /* the trap after the branch, not before it */
+    c = w->c;
+    c->msr.debugctl = 2;
+    load(w, t_lbr, t_lbr_end);
+    cpu_set_rflags(c, FLAG_1 | FLAG_TF);
+    cpu_update_mode(c);
+    c->rip = CODE_AT + 3;
+    assert_int_equal(go(w), EXC_DB);
+    assert_int_equal(rd64(w, c->gpr[GPR_RSP]), CODE_AT + 10); /* past XOR and the JNZ that is not taken */
+    assert_int_equal(c->dr[6], 0xffff4ff0);
+    assert_int_equal(c->msr.debugctl, 0);
+    assert_int_equal(c->msr.last_branch[0], 0);
+    world_free(w);
+}
+
 CODE(t_bp, 64, "nop; nop; nop; hlt")
 CODE(t_bp_data, 64, "movl $5, 0x40004; nop; nop; hlt")
 CODE(t_bp_read, 64, "mov 0x40004, %eax; nop; hlt")
@@ -824,6 +856,7 @@ int main(void)
         cmocka_unit_test(kick_and_nmi),
         cmocka_unit_test(nmi_blocking),
         cmocka_unit_test(single_step),
+        cmocka_unit_test(branch_records),
         cmocka_unit_test(breakpoints),
         cmocka_unit_test(syscall_sysret),
         cmocka_unit_test(control_registers),

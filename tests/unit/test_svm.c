@@ -1274,6 +1274,88 @@ static void test_refused(void **state)
     stop(&b);
 }
 
+/* "LBR Virtualization", "Control-Transfer Recording": what the guest's branches leave in the VMCB; BTF. */
+static void test_branch_records(void **state)
+{
+    struct box b;
+    start(&b, "max-amd");
+    struct vmcb_save *a = &b.v->save;
+    guest(&b, LONG, true);
+    b.v->control.virt_ext = VMCB_LBR_ENABLE;
+    a->dbgctl = 1;
+    a->br_from = 0x1234;
+    a->lastexcp_to = 0x5678;
+    b.c->msr.debugctl = 0;
+    b.c->msr.last_branch[0] = 0x4444;
+    /* 0: JMP 3; 3: XOR; 5: JNZ, not taken; 7: VMMCALL */
+    CODE_BYTES(&b, "\xeb\x01\xf4\x31\xc0\x75\x01\x0f\x01\xd9\x74\x01\xf4\xe8\x01\x00\x00\x00\xf4\x0f\x01\xd9");
+    expect(&b, SVM_EXIT_VMMCALL);
+    assert_int_equal(a->br_from, CODE);
+    assert_int_equal(a->br_to, CODE + 3);
+    assert_int_equal(a->lastexcp_to, 0x5678);
+    assert_int_equal(a->dbgctl, 1);
+    assert_int_equal(b.c->msr.last_branch[0], 0x4444);
+    assert_int_equal(b.c->msr.debugctl, 0);
+    /* 10: JZ, taken, to 13: CALL 19 */
+    a->rip += 3;
+    a->rflags |= FLAG_ZF;
+    b.v->control.intercept_misc2 |= 2; /* VMMCALL */
+    expect(&b, SVM_EXIT_VMMCALL);
+    assert_int_equal(a->br_from, CODE + 13);
+    assert_int_equal(a->br_to, CODE + 19);
+    /* An exception: the branch before it stays in the second pair. */
+    a->rip = CODE;
+    CODE_BYTES(&b, "\xeb\x01\xf4\xcc");
+    expect(&b, SVM_EXIT_VMMCALL);
+    in_handler(&b, 3);
+    assert_int_equal(a->br_from, CODE + 3);
+    assert_int_equal(a->br_to, HANDLERS + 48);
+    assert_int_equal(a->lastexcp_from, CODE);
+    assert_int_equal(a->lastexcp_to, CODE + 3);
+    /* Not asked for. */
+    a->rip = CODE;
+    a->dbgctl = 0;
+    expect(&b, SVM_EXIT_VMMCALL);
+    assert_int_equal(a->br_from, CODE + 3);
+    /* The guest's own MSRs, and no recording through an intercepted instruction: 0: WRMSR DEBUGCTL = 1; JMP; RDMSR. */
+    guest(&b, LONG, true);
+    b.v->control.virt_ext = VMCB_LBR_ENABLE;
+    CODE_BYTES(&b, "\xb9\xd9\x01\x00\x00\xb8\x01\x00\x00\x00\x31\xd2\x0f\x30\xeb\x00\xeb\x01\xf4\xb9\xdb\x01\x00\x00"
+                   "\x0f\x32\x0f\x01\xd9");
+    expect(&b, SVM_EXIT_VMMCALL);
+    assert_int_equal(a->br_from, CODE + 16);
+    assert_int_equal(a->br_to, CODE + 19);
+    assert_int_equal(a->rax, CODE + 16);
+    assert_int_equal(a->dbgctl, 1);
+    /* Without the virtualization the registers are the processor's own. */
+    guest(&b, LONG, true);
+    b.v->control.virt_ext = 0;
+    a->br_from = 0x1111;
+    b.c->msr.debugctl = 1;
+    CODE_BYTES(&b, "\xeb\x01\xf4\x0f\x01\xd9");
+    expect(&b, SVM_EXIT_VMMCALL);
+    assert_int_equal(a->br_from, 0x1111);
+    assert_int_equal(b.c->msr.last_branch[0], CODE);
+    assert_int_equal(b.c->msr.last_branch[1], CODE + 3);
+    b.c->msr.debugctl = 0;
+    /* BTF: a trap by TF after the branch, and with LBR the records up to it; #DB clears both bits. */
+    for (unsigned btf = 0; btf < 2; btf++) {
+        guest(&b, LONG, true);
+        b.v->control.virt_ext = VMCB_LBR_ENABLE;
+        a->dbgctl = 1 | btf << 1;
+        a->rflags |= FLAG_TF;
+        CODE_BYTES(&b, "\x90\x90\x75\x7f\xeb\x01\xf4\x90");
+        a->rflags |= FLAG_ZF;
+        expect(&b, SVM_EXIT_VMMCALL);
+        in_handler(&b, 1);
+        assert_int_equal(words(&b, a->rsp)[0], CODE + (btf ? 7 : 1));
+        assert_int_equal(a->dr6 & BIT(14), BIT(14));
+        assert_int_equal(a->dbgctl, 0);
+        assert_int_equal(a->br_to, btf ? CODE + 7 : 0);
+    }
+    stop(&b);
+}
+
 static void test_vmload(void **state)
 {
     struct box b;
@@ -1471,6 +1553,7 @@ int main(void)
         cmocka_unit_test(test_asid),
         cmocka_unit_test(test_clean_bits),
         cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_branch_records),
         cmocka_unit_test(test_vmload),
         cmocka_unit_test(test_time),
         cmocka_unit_test(test_paged_real),
