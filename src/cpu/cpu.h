@@ -416,6 +416,7 @@ struct cpu {
     uint32_t host_mxcsr; /* the host's own, while the processor runs on its units (fpu.c) */
     bool host_x87_saved;
     uint8_t host_x87[108];
+    bool ignne;      /* IGNNE# is given, until no exception waits */
     bool mf_pending; /* an unmasked x87 exception waits for the next waiting instruction */
 
     struct { /* MSRs that are plain state; msr.def names them */
@@ -424,7 +425,7 @@ struct cpu {
             mcg_status, mcg_ctl;
         uint64_t perf_global_ctrl, bndcfgs, u_cet, s_cet, pl_ssp[4], interrupt_ssp_table, rtit_ctl, lbr_ctl, pkrs;
         uint64_t apic_base, smbase, tsc_adjust, umwait_control, tsc_deadline, arch_capabilities, xss_unused;
-        uint64_t hwcr, syscfg, vm_cr, vm_hsave_pa, tsc_ratio, de_cfg, patch_level, last_branch[4], virt_spec_ctrl,
+        uint64_t hwcr, syscfg, ignne, vm_cr, vm_hsave_pa, tsc_ratio, de_cfg, patch_level, last_branch[4], virt_spec_ctrl,
             mc_bank[32][4];
         uint64_t monitor_filter, misc_features, perf_ctl, clock_modulation, therm_interrupt, energy_perf_bias, iorr[4],
             top_mem, top_mem2, nb_cfg;
@@ -477,6 +478,8 @@ struct cpu {
     void *apic;
     bool (*intr_line)(void *opaque, int *vector); /* PIC: NULL vector asks, else acknowledges (ExtINT); may be null */
     void *intr_opaque;
+    void (*ferr)(void *opaque); /* FERR# is asserted; NULL: it is not wired */
+    void *ferr_opaque;
     bool (*idle)(
         struct cpu *c,
         uint64_t until_tsc); /* real clock: sleep; null: STOP_IDLE on the real clock, skip time on the virtual one */

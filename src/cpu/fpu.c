@@ -28,9 +28,8 @@ bool mmx_unavailable(struct cpu *c, const struct op *o)
 }
 
 /* An unmasked x87 exception is pending at a waiting instruction. CR0.NE = 0: FERR# and an external interrupt report it
- * (SDM volume 3A, "x87 FPU Floating-Point Error (#MF)", volume 1, "MS-DOS Compatibility Sub-mode"): the processor waits
- * for an interrupt unless IGNNE# is given. NYI: no wiring of FERR# to IRQ 13 yet: the instruction goes on, as under
- * IGNNE#. */
+ * (SDM volume 3A, "x87 FPU Floating-Point Error (#MF)", volume 1, "MS-DOS Compatibility Sub-mode"): the processor
+ * freezes before the instruction until an interrupt comes, unless IGNNE# is given or nothing is wired to FERR#. */
 bool fpu_pending(struct cpu *c, const struct op *o)
 {
     c->cur = o;
@@ -38,8 +37,16 @@ bool fpu_pending(struct cpu *c, const struct op *o)
         return cpu_raise(c, EXC_MF, 0);
     if (cpu_icpt_on(c, ICPT_FERR) && cpu_intercept(c, o, ICPT_FERR, 0))
         return false;
-    c->cur = NULL;
-    return true;
+    if (!c->ferr || c->ignne || c->msr.ignne) {
+        c->cur = NULL;
+        return true;
+    }
+    c->ferr(c->ferr_opaque);
+    cpu_sync(c);
+    c->icount++;
+    c->activity = ACTIVITY_HLT;
+    cpu_attend(c, ATT_INTR);
+    return false;
 }
 
 void fpu_x87_init(struct cpu *c)
@@ -51,7 +58,7 @@ void fpu_x87_init(struct cpu *c)
     c->x87.fop = 0;
     c->x87.fip = c->x87.fdp = 0;
     c->x87.fcs = c->x87.fds = 0;
-    c->mf_pending = false;
+    fpu_no_error(c);
 }
 
 /* SDM volume 3A, "Processor State After Reset": INIT leaves the x87, MMX and XMM registers alone. */
@@ -63,7 +70,7 @@ void cpu_fpu_reset(struct cpu *c, bool init)
     memset(c->v, 0, sizeof c->v);
     c->x87.cw = 0x40;
     c->x87.tag = 0xff; /* the tag word is 5555H: every register holds zero */
-    c->mf_pending = false;
+    fpu_no_error(c);
     c->mxcsr = MXCSR_DEFAULT;
 }
 
@@ -75,6 +82,7 @@ uint32_t fpu_mxcsr_mask(const struct cpu *c)
 void fpu_update_summary(struct cpu *c)
 {
     c->mf_pending = c->x87.sw & ~c->x87.cw & 0x3f;
+    c->ignne &= c->mf_pending;
     c->x87.sw = (uint16_t)((c->x87.sw & ~(X87_ES | X87_B)) | (c->mf_pending ? X87_ES | X87_B : 0));
 }
 

@@ -37,6 +37,11 @@ enum {
 uint32_t fpu_mxcsr_mask(const struct cpu *c);
 
 void fpu_x87_init(struct cpu *c); /* FNINIT */
+/* No exception waits: FERR# goes, and with it what answers it. */
+INLINE void fpu_no_error(struct cpu *c)
+{
+    c->mf_pending = c->ignne = false;
+}
 /* Sets or clears SW.ES and SW.B and mf_pending by the control word's masks. */
 void fpu_update_summary(struct cpu *c);
 

@@ -748,7 +748,7 @@ HANDLER(fnclex)
     if (!x87_ok_nowait(c, o))
         return false;
     c->x87.sw &= X87_CC;
-    c->mf_pending = false;
+    fpu_no_error(c);
     return true;
 }
 HANDLER(fldcw)

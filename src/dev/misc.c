@@ -86,3 +86,28 @@ static void apm_write(void *dev, uint64_t now, uint64_t offset, unsigned size, u
 }
 
 const struct device_ops apm_ops = {.name = "apm", .width = 1, .read = apm_read, .write = apm_write};
+
+void coprocessor_error(struct coprocessor *p)
+{
+    p->s.error = true;
+    device_line_set(&p->irq, true);
+}
+
+static uint64_t coprocessor_read(void *dev, uint64_t now, uint64_t offset, unsigned size)
+{
+    return 0xff;
+}
+
+static void coprocessor_write(void *dev, uint64_t now, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct coprocessor *p = dev;
+    bool was = p->s.error;
+    p->s.error = false;
+    device_line_set(&p->irq, false);
+    if (was && !offset && p->ignne) {
+        p->ignne(p->opaque);
+    }
+}
+
+const struct device_ops coprocessor_ops = {
+    .name = "coprocessor", .width = 1, .read = coprocessor_read, .write = coprocessor_write};

@@ -37,6 +37,19 @@ struct latch_port {
 };
 extern const struct device_ops latch_port_ops;
 
+/* The coprocessor's error on a PC: FERR# latches interrupt 13; a write to port 0xf0 takes it away and gives IGNNE#; one
+ * to port 0xf1 takes it away alone. Register space: 0 and 1 these ports. */
+struct coprocessor {
+    struct device_line irq;
+    void (*ignne)(void *opaque); /* may be NULL */
+    void *opaque;
+    struct {
+        bool error;
+    } s;
+};
+extern const struct device_ops coprocessor_ops;
+void coprocessor_error(struct coprocessor *p); /* FERR# */
+
 /* Register space: 0 APM control (port 0xb2), 1 APM status (0xb3). Both keep what is written; a write of the former
  * raises SMI where the chipset lets it: the host decides. */
 struct apm {

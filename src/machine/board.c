@@ -409,8 +409,26 @@ static void software_smi(void *opaque, uint8_t command)
             cpu_attend(pc->machine->cpu[i].cpu, ATT_SMI);
 }
 
+/* The first processor's; the others have no coprocessor error line on a PC. */
+static void ferr(void *opaque)
+{
+    struct pc *pc = opaque;
+    coprocessor_error(&pc->coprocessor);
+}
+static void ignne(void *opaque)
+{
+    struct pc *pc = opaque;
+    struct cpu *c = pc->machine->cpu[0].cpu;
+    c->ignne = c->mf_pending;
+}
+
 static void wire_chipset(struct pc *pc)
 {
+    pc->coprocessor.irq = (struct device_line){.set = isa_line, .opaque = pc, .line = 13};
+    pc->coprocessor.ignne = ignne;
+    pc->coprocessor.opaque = pc;
+    pc->machine->cpu[0].cpu->ferr = ferr;
+    pc->machine->cpu[0].cpu->ferr_opaque = pc;
     pc->host_bridge.smram = smram_changed;
     pc->host_bridge.opaque = pc;
     pc->apm.smi = software_smi;
@@ -475,6 +493,7 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
     add_ports(pc, 0x92, 1, 2, &i8042_ops, &pc->i8042);
     pc->pm_range = add_ports(pc, PM_PORT, ACPI_PM_PORTS, 0, &acpi_pm_ops, &pc->pm);
     add_ports(pc, RESET_IO, 1, 12, &acpi_pm_ops, &pc->pm);
+    add_ports(pc, 0xf0, 2, 0, &coprocessor_ops, &pc->coprocessor);
     add_ports(pc, 0x80, 1, 0, &latch_port_ops, &pc->post);
     add_ports(pc, 0xe9, 1, 0, &debug_port_ops, &pc->e9);
     add_ports(pc, 0xf4, 4, 0, &debug_exit_ops, &pc->debug_exit);

@@ -70,6 +70,7 @@ struct pc {
     struct isa_bridge isa_bridge;
     struct pm_bridge pm_bridge;
     struct vga vga;
+    struct coprocessor coprocessor;
     struct latch_port post;
     struct apm apm;
     struct debug_port e9;

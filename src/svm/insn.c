@@ -309,7 +309,7 @@ static bool on_rdmsr(struct cpu *c, uint32_t msr, uint64_t *v, bool *fault)
     *fault = false;
     switch (msr) {
     case SVM_MSR_VM_CR: *v = c->msr.vm_cr; return true;
-    case SVM_MSR_IGNNE: *v = s->ignne; return true;
+    case SVM_MSR_IGNNE: *v = c->msr.ignne; return true;
     case SVM_MSR_VM_HSAVE_PA: *v = c->msr.vm_hsave_pa; return true;
     case SVM_MSR_KEY: *v = 0; return true;
     case SVM_MSR_SMM_CTL: *fault = true; return true; /* write-only */
@@ -341,7 +341,7 @@ static bool on_wrmsr(struct cpu *c, uint32_t msr, uint64_t v, bool *fault)
         c->msr.vm_cr = v;
         return true;
     }
-    case SVM_MSR_IGNNE: s->ignne = v & 1; return true;
+    case SVM_MSR_IGNNE: c->msr.ignne = v & 1; return true;
     case SVM_MSR_VM_HSAVE_PA:
         *fault = (v & PAGE_OFFSET) || (v & ~mask_low(c->model->maxphyaddr));
         if (!*fault)

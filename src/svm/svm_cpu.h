@@ -60,7 +60,7 @@ struct svm_cpu {
         uint64_t cr0, cr4, efer;
     } tlb_mode;
 
-    uint64_t ignne, key;          /* MSRs */
+    uint64_t key;                 /* MSR */
     struct vmenter_svm_caps caps; /* of the model */
     struct svm_check check;       /* on those, and the host of the last VMRUN */
     bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet,

@@ -102,6 +102,7 @@ static void test_pam(void)
 /* --- interrupt controllers, timer, CMOS */
 
 static volatile unsigned irqs[16];
+static volatile uint16_t x87_status;
 static void on_irq(struct regs *r)
 {
     unsigned irq = (unsigned)r->vector - 0x50;
@@ -109,6 +110,11 @@ static void on_irq(struct regs *r)
     if (irq == 8) {
         outb(0x70, 0x0c);
         inb(0x71);
+    }
+    if (irq == 13) { /* the coprocessor's error: IGNNE# until the exception is cleared */
+        outb(0xf0, 0);
+        ASM("fnstsw %0" : "=am"(x87_status));
+        ASM("fnclex");
     }
     if (irq & 8)
         outb(0xa0, 0x20);
@@ -133,6 +139,33 @@ static bool irq_within(unsigned irq, unsigned n)
     for (unsigned long i = 0; i < 3000000 && irqs[irq] < n; i++)
         ASM("sti; nop; nop; cli" : : : "memory");
     return irqs[irq] >= n;
+}
+
+/* SDM volume 1, "MS-DOS Compatibility Sub-mode": with CR0.NE = 0 an x87 exception is interrupt 13. */
+static void test_coprocessor(void)
+{
+    uint32_t cr0 = rdcr0();
+    if (rt_on_qemu()) {
+        skip("CR0.NE=0: interrupt 13", "FERR# ends the emulator");
+        return;
+    }
+    wrcr0((cr0 & ~0x2cu) | 2); /* MP; not NE, TS, EM */
+    irqs[13] = 0;
+    outb(0x21, 0xfb);
+    outb(0xa1, 0xdf);
+    static const uint16_t control = 0x37b; /* division by zero unmasked */
+    struct exc e = TRY(ASM("fninit\n fldcw %0\n fld1\n fldz\n fdivrp\n sti\n fwait\n cli" : : "m"(control) : "memory"));
+    expect_none("CR0.NE=0: no #MF", e);
+    check("CR0.NE=0: interrupt 13", irq_within(13, 1));
+    check_eq("its status word: ES, ZE", x87_status & 0x84, 0x84);
+    check_eq("once", irqs[13], 1);
+    outb(0xa1, 0xff);
+    outb(0x21, 0xff);
+    wrcr0(cr0 | 0x20);
+    e = TRY(ASM("fninit\n fldcw %0\n fld1\n fldz\n fdivrp\n fwait" : : "m"(control) : "memory"));
+    expect_exc("CR0.NE=1: #MF", e, MF, 0);
+    ASM("fninit");
+    wrcr0(cr0);
 }
 
 static void test_legacy(void)
@@ -499,6 +532,7 @@ void image_main(void)
     test_pci();
     test_pam();
     test_legacy();
+    test_coprocessor();
     test_i8042();
     test_tables();
     test_hpet();
