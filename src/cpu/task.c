@@ -143,8 +143,8 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
     unsigned bad = source == BY_IRET ? EXC_TS : EXC_GP;
     const struct op *o = c->cur;
 
-    /* Guest mode never switches tasks by itself: the exit comes before the checks of the new TSS beyond the selector.
-     */
+    /* SDM 3C, "Treatment of Task Switches": the exit comes behind the checks of the new TSS's selector and descriptor,
+     * its limit included. APM 2, "Task Switch Intercept", likewise. */
     uint64_t back = o ? cpu_next_rip(c, o) : c->rip;
     if (source == BY_GATE) {
         back = c->rip;
@@ -166,6 +166,9 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
         return cpu_raise(c, bad, sel & 0xfffc);
     if (!(ar & AR_P))
         return cpu_raise(c, EXC_NP, sel & 0xfffc);
+    bool new32 = kind & 8;
+    if (desc_limit(&d) < (new32 ? 103u : 43u))
+        return cpu_raise(c, EXC_TS, sel & 0xfffc);
     if (c->guest && c->guest->task_switch) {
         uint64_t rip = c->rip, icount = c->icount, pending_dbg = c->pending_dbg;
         cpu_sync(c);
@@ -179,10 +182,8 @@ bool cpu_task_switch(struct cpu *c, uint16_t sel, unsigned source, bool has_erro
         c->pending_dbg = pending_dbg;
         c->cur = o;
     }
-    bool new32 = kind & 8, old32 = c->seg[SEG_TR].ar & 8;
-    uint32_t limit = desc_limit(&d), base = desc_base(&d);
-    if (limit < (new32 ? 103u : 43u))
-        return cpu_raise(c, EXC_TS, sel & 0xfffc);
+    bool old32 = c->seg[SEG_TR].ar & 8;
+    uint32_t base = desc_base(&d);
     if (c->seg[SEG_TR].limit < (old32 ? 95u : 41u))
         return cpu_raise(c, EXC_TS, c->seg[SEG_TR].sel & 0xfffc);
 

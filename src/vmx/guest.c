@@ -404,8 +404,11 @@ static bool guest_vmfunc(struct cpu *c)
         return undefined(c);
     if (v->f[F_VM_FUNCTION_CONTROLS] >> function & 1 && function == 0 && index < 512) {
         mem_read(c->mem, HPA(v->f[F_EPTP_LIST_ADDRESS] + index * 8), &eptp, sizeof eptp);
-        if (vmx_eptp_valid(&x->caps, eptp)) {
+        /* "EPTP Switching": of the same page-walk length. */
+        if (vmx_eptp_valid(&x->caps, eptp) && !((eptp ^ v->f[F_EPT_POINTER]) & 0x38)) {
             v->f[F_EPT_POINTER] = eptp;
+            if (!c->vpid)
+                tlb_flush_matching(&c->tlbs, 0, -1, 0, true, false);
             if (x->proc2 & VMX_PROC2_EPT_VIOLATION_VE)
                 v->f[F_EPTP_INDEX] = (uint16_t)index;
             vmx_load_second(c, v);

@@ -916,7 +916,8 @@ static void interrupts(void)
         set_guest(g_nops);
         wr(VMCS_GUEST_RFLAGS, 0x102);
         enter();
-        check_eq("... before the single-step trap of the same instruction", rd(VMCS_EXIT_REASON), VMX_REASON_MONITOR_TRAP_FLAG);
+        check_eq("... before the single-step trap of the same instruction", rd(VMCS_EXIT_REASON),
+                 VMX_REASON_MONITOR_TRAP_FLAG);
         check_eq("... which is pending then", rd(VMCS_GUEST_PENDING_DEBUG_EXCEPTIONS), VMX_PENDING_DBG_BS);
         proc_want = 0;
     } else {

@@ -1236,6 +1236,104 @@ static void test_task_switch(void **state)
     rig_destroy(r);
 }
 
+/* "Treatment of Task Switches": faults of the new TSS's descriptor come first; TSSs of both sizes. */
+static void test_task_switch_checks(void **state)
+{
+#define GPF 0x80000b0du
+#define NPF 0x80000b0bu
+#define TSF 0x80000b0au
+    static const struct {
+        uint64_t descriptor; /* base 0x23000 */
+        uint32_t info;       /* 0: task switch */
+    } cases[] = {
+        {0x0000890000000067, 0},   {0x0000890000000066, TSF}, {0x000081000000002b, 0},   {0x000081000000002a, TSF},
+        {0x00008b0000000067, GPF}, {0x0000830000000067, GPF}, {0x0000090000000067, NPF}, {0x0000010000000066, NPF},
+        {0x00008b0000000066, GPF}, {0x0000820000000067, GPF},
+    };
+    struct rig *r = start("max", RIG_PROT32);
+    CODE(r, 0x9a, 0, 0, 0, 0, 0x38, 0, 0xf4);
+    set(r, VMCS_EXCEPTION_BITMAP, BIT(EXC_GP) | BIT(EXC_NP) | BIT(EXC_TS));
+    for (unsigned i = 0; i < ARRAY_LEN(cases); i++) {
+        rig_store(r, RIG_GUEST_GDT + 0x38, cases[i].descriptor | (uint64_t)0x3000 << 16 | 2ull << 32);
+        if (!cases[i].info) {
+            expect_exit(r, VMX_REASON_TASK_SWITCH);
+            expect_field(r, EXIT_QUALIFICATION, 0x38);
+            continue;
+        }
+        expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+        expect_field(r, EXIT_INTERRUPTION_INFO, cases[i].info);
+        expect_field(r, EXIT_INTERRUPTION_ERROR_CODE, 0x38);
+    }
+    /* IRET goes back to a busy one. */
+    CODE(r, 0xcf);
+    set(r, VMCS_GUEST_RFLAGS, FLAG_NT);
+    uint16_t link = 0x38;
+    rig_bytes(r, RIG_GUEST_TSS, &link, 2);
+    rig_store(r, RIG_GUEST_GDT + 0x38, 0x00008b0000000067 | (uint64_t)0x3000 << 16 | 2ull << 32);
+    expect_exit(r, VMX_REASON_TASK_SWITCH);
+    expect_field(r, EXIT_QUALIFICATION, 0x38 | 1ull << 30);
+    rig_store(r, RIG_GUEST_GDT + 0x38, 0x0000890000000067 | (uint64_t)0x3000 << 16 | 2ull << 32);
+    expect_exit(r, VMX_REASON_EXCEPTION_OR_NMI);
+    expect_field(r, EXIT_INTERRUPTION_INFO, TSF);
+    rig_destroy(r);
+}
+
+/* "Initializing and Migrating a VMCS": VMCLEAR on one logical processor, VMPTRLD and VMLAUNCH on another. */
+static void test_migration(void **state)
+{
+    struct rig *a = start("max", RIG_LONG), b = {.model = a->model, .mem = a->mem};
+    uint32_t revision = VMCS_REVISION;
+    enum { VMXON_B = 0x24000 };
+    CODE(a, 0x0f, 0xa2, 0xf4);
+    rig_bytes(a, VMXON_B, &revision, 4);
+    b.c = cpu_create(b.mem, &b.model, 1);
+    assert_non_null(b.c);
+    b.c->native_host = true;
+    assert_true(vmx_attach(b.c));
+    b.x = vmx_of(b.c);
+    rig_host_state(b.c);
+    assert_int_equal(vmx_vmxon(b.c, VMXON_B), VMX_SUCCEED);
+    for (unsigned i = 0; i < 3; i++) {
+        struct rig *from = i & 1 ? &b : a, *to = i & 1 ? a : &b;
+        expect_exit(from, VMX_REASON_CPUID);
+        rig_w(from, VMCS_TSC_OFFSET, 0x1234 + i);
+        assert_int_equal(vmx_vmclear(from->c, RIG_VMCS), VMX_SUCCEED);
+        assert_int_equal(vmx_vmread(from->c, VMCS_TSC_OFFSET, &(uint64_t){0}), VMX_FAIL_INVALID); /* no current VMCS */
+        assert_int_equal(vmx_vmptrld(to->c, RIG_VMCS), VMX_SUCCEED);
+        expect_field(to, TSC_OFFSET, 0x1234 + i);
+        expect_field(to, EXIT_REASON, VMX_REASON_CPUID);
+        assert_int_equal(vmx_vmresume(to->c), VMX_FAIL_VALID); /* its launch state is clear */
+        expect_field(to, VM_INSTRUCTION_ERROR, VMX_ERR_VMRESUME_NONLAUNCHED);
+        rig_w(to, VMCS_GUEST_RIP, RIG_CODE + 2);
+        expect_exit(to, VMX_REASON_HLT);
+        assert_int_equal(vmx_vmlaunch(to->c), VMX_FAIL_VALID);
+        expect_field(to, VM_INSTRUCTION_ERROR, VMX_ERR_VMLAUNCH_NONCLEAR);
+        rig_w(to, VMCS_GUEST_RIP, RIG_CODE);
+    }
+    vmx_detach(b.c);
+    cpu_destroy(b.c);
+    rig_destroy(a);
+}
+
+/* "Other Causes of VM Exits", VMXON, VMXOFF: INIT is blocked in VMX root operation, stays pending, and comes with
+ * VMXOFF. */
+static void test_init_blocked(void **state)
+{
+    struct rig *r = start("max", RIG_LONG);
+    r->c->native_host = false;
+    CODE(r, 0x90, 0x90, 0x90, 0x90, 0xf4);
+    r->c->rip = RIG_CODE;
+    cpu_attend(r->c, ATT_INIT);
+    cpu_step(r->c, false);
+    assert_int_equal(r->c->rip, RIG_CODE + 1);
+    assert_true(vmx_on(r->c));
+    assert_int_equal(vmx_vmxoff(r->c), VMX_SUCCEED);
+    cpu_step(r->c, false);
+    assert_int_equal(r->c->rip, 0xfff0);
+    assert_int_equal(r->c->seg[SEG_CS].base, 0xffff0000);
+    rig_destroy(r);
+}
+
 /* "VMCS Shadowing": VMREAD and VMWRITE by the bitmaps, of the VMCS that the link pointer names. */
 static void test_shadowing(void **state)
 {
@@ -1296,6 +1394,7 @@ static void test_vmfunc_ve(void **state)
     rig_store(r, LIST, rig_r(r, VMCS_EPT_POINTER));
     rig_store(r, LIST + 8, PML4 | VMX_EPTP_WALK_4 | VMX_EPTP_WB);
     rig_store(r, LIST + 16, PML4 | 1);
+    rig_store(r, LIST + 24, PML4 | VMX_EPTP_WALK_5 | VMX_EPTP_WB);
     rig_store(r, 0x600000, 0x1111);
     rig_store(r, 0x800000, 0x2222);
     /* xor eax, eax; vmfunc; mov ebx, [0x600000]; hlt */
@@ -1312,6 +1411,8 @@ static void test_vmfunc_ve(void **state)
     expect_exit(r, VMX_REASON_VMFUNC); /* not an EPTP */
     r->c->gpr[GPR_RCX] = 512;
     expect_exit(r, VMX_REASON_VMFUNC);
+    r->c->gpr[GPR_RCX] = 3;
+    expect_exit(r, VMX_REASON_VMFUNC); /* of another page-walk length */
     r->c->gpr[GPR_RCX] = 1;
     expect_exit(r, VMX_REASON_HLT);
     assert_int_equal(r->c->gpr[GPR_RBX], 0x2222);
@@ -1958,6 +2059,9 @@ int main(void)
         cmocka_unit_test(test_invvpid_address),
         cmocka_unit_test(test_invlpg_eptps),
         cmocka_unit_test(test_loaded_pkrs),
+        cmocka_unit_test(test_task_switch_checks),
+        cmocka_unit_test(test_migration),
+        cmocka_unit_test(test_init_blocked),
         cmocka_unit_test(test_apic_physical),
         cmocka_unit_test(test_paging_write),
         cmocka_unit_test(test_verification),
