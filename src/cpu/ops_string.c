@@ -4,12 +4,16 @@
  *
  * SDM volume 1, "Operating on Strings"; volume 2B, "REP/REPE/REPZ/REPNE/REPNZ". Registers are those after the last
  * iteration that is complete whenever an instruction stops: at a fault, and when attention asks: then RIP stays and the
- * instruction goes on later. Each such part counts as one retired instruction. MOVS and STOS that run upwards go by
- * whole runs within a page.
+ * instruction goes on later. Each such part counts as one retired instruction, and a long one as so many more as it did
+ * work: the clock, and whoever asked for a number of instructions, must not wait for gigabytes. MOVS and STOS that run
+ * upwards go by whole runs within a page.
  */
 #include "src/cpu/ops_int.h"
 
-#define ROUNDS_MAX (1u << 18) /* iterations before attention and the clock are looked at */
+/* Work: an iteration, or a run within a page with so many bytes to the unit. */
+#define WORK_MAX   4096u /* before attention and the clock are looked at */
+#define WORK_FREE  64u   /* up to here it is the work of one instruction */
+#define WORK_BYTES 256u
 
 enum kind { MOVS, CMPS, STOS, LODS, SCAS };
 
@@ -187,16 +191,22 @@ INLINE void once(struct cpu *c, const struct op *o, enum kind kind, unsigned siz
     NEXT(c, o);
 }
 
+INLINE void worked(struct cpu *c, uint64_t work)
+{
+    if (unlikely(work > WORK_FREE))
+        c->icount += work;
+}
+
 INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned size)
 {
     uint64_t amask = op_amask(o), count = c->gpr[GPR_RCX] & amask;
     bool down = c->rflags_rest & FLAG_DF, compares = kind == CMPS || kind == SCAS;
-    uint64_t step = down ? -(uint64_t)size : size, rounds = 0;
+    uint64_t step = down ? -(uint64_t)size : size, work = 0;
     /* Where a repeated comparison stops before its end, the flags are still those before the instruction. */
     const uint64_t res = c->lf_res, cv = c->lf_cv;
     const uint32_t aux = c->lf_aux;
     uint32_t attention = __atomic_load_n(&c->attention, __ATOMIC_RELAXED);
-    uint64_t rounds_max = attention & ATT_STEP ? 1 : ROUNDS_MAX, look = 256;
+    uint64_t work_max = attention & ATT_STEP ? 1 : WORK_MAX, look = 256;
     if (op_asize(o) == 4 && c->mode == MODE_64) {
         /* Processors clear the upper halves before the first iteration: those of the indices only where strings are
          * moved fast. */
@@ -207,31 +217,35 @@ INLINE void repeat(struct cpu *c, const struct op *o, enum kind kind, unsigned s
             c->gpr[GPR_RDI] = (uint32_t)c->gpr[GPR_RDI];
     }
     while (count) {
-        if (rounds >= look) {
-            if (rounds >= rounds_max ||
+        if (work >= look) {
+            if (work >= work_max ||
                 __atomic_load_n(&c->attention, __ATOMIC_RELAXED) & ~(uint32_t)(ATT_STEP | ATT_SHADOW))
                 break;
-            look = rounds + 256;
+            look = work + 256;
         }
         uint64_t n = 0;
-        if ((kind == MOVS || kind == STOS) && !down && rounds_max > 1)
+        if ((kind == MOVS || kind == STOS) && !down && work_max > 1)
             n = bulk(c, o, kind, size, amask, count);
         if (!n) {
             if (!iteration(c, o, kind, size, amask, step)) {
                 if (compares)
                     c->lf_res = res, c->lf_cv = cv, c->lf_aux = aux;
+                worked(c, work);
                 return; /* all else is as before this iteration */
             }
             n = 1;
         }
         count -= n;
-        rounds += n;
+        work += n == 1 ? 1 : 1 + n * size / WORK_BYTES;
         index_set(c, o, GPR_RCX, count);
-        if (compares && flag_zf(c) != !!(o->flags & OPF_REP))
+        if (compares && flag_zf(c) != !!(o->flags & OPF_REP)) {
+            worked(c, work);
             NEXT(c, o);
-        if (rounds_max == 1)
+        }
+        if (work_max == 1)
             break;
     }
+    worked(c, work);
     if (!count)
         NEXT(c, o);
     if (compares)

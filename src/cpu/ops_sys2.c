@@ -547,7 +547,7 @@ op_fn *select_out(const struct decoded *d, struct op *o)
     return decoded_is_imm(d, 0) ? op_out_imm : op_out_dx;
 }
 
-#define IO_ROUNDS_MAX 1024u /* iterations before the clock is looked at */
+#define IO_ROUNDS_MAX 1024u /* iterations before the clock is looked at; each counts as an instruction then */
 
 /* INS and OUTS: one iteration is a whole instruction for faults, exits and interrupts (SDM 2, "REP"). */
 static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
@@ -601,6 +601,7 @@ static void string_io(struct cpu *c, const struct op *o, unsigned size, bool in)
         if (count == 1)
             break;
         if (++rounds == IO_ROUNDS_MAX || unlikely(__atomic_load_n(&c->attention, __ATOMIC_RELAXED))) {
+            c->icount += rounds - 1;
             c->rflags_rest |= FLAG_RF; /* as in ops_string.c */
             c->rf_at = c->icount + o->n + 1;
             c->rip = (c->gpr[GPR_BLOCK] + o->ip) & c->ip_mask;

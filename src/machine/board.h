@@ -55,6 +55,7 @@ struct pc {
     uint64_t slice_end;          /* ns: devices are looked at then */
     uint64_t host_ns;            /* of the host's processor, used by pc_run() */
     uint64_t next_poll, working; /* ns; the latter: when a processor last did something */
+    uint64_t patience;           /* host's ns: when the outside world is looked at in any case */
 
     struct pic pic;
     struct pit pit;
