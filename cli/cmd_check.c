@@ -131,7 +131,7 @@ static void json_string(const char *s)
     for (; *s; s++) {
         if (*s == '"' || *s == '\\')
             putchar('\\');
-        if ((unsigned char)*s < 32)
+        if ((unsigned char)*s < 32 || (unsigned char)*s >= 127) /* a dump need not be UTF-8 */
             printf("\\u%04x", (unsigned char)*s);
         else
             putchar(*s);
