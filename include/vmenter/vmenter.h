@@ -56,6 +56,11 @@ enum vmenter_flags {
      * low 512 GiB to themselves, interrupts disabled. This is what a hosted VMM without identity mode wants, and the
      * default. With VMENTER_RESET it starts at the reset vector instead. */
     VMENTER_RESET = 1 << 2,
+    /* Identity mode only. EPT and nested tables of a VMM that map the first 512 GiB to themselves and have no entry at
+     * all for an address beyond them (where a process's libraries and stack are) serve that address too, taken modulo
+     * 512 GiB: such a VMM runs as it is. With this flag they do not, and it is an EPT violation or nested page fault.
+     */
+    VMENTER_EXACT_TABLES = 1 << 3,
 };
 
 #define VMENTER_ERROR_MAX 256

@@ -109,6 +109,19 @@ static bool raise_walk_fault(struct cpu *c, const struct mmu_fault *f, la_t la, 
     return false;
 }
 
+/* Identity mode: an address of the process that the process does not have, or may not write, is the page fault that it
+ * would be natively: the flat paging maps more than the process has. */
+static bool raise_missing_page(struct cpu *c, la_t la, unsigned access, bool present)
+{
+    unsigned kind = access & MMU_ACCESS_MASK;
+    bool id = kind == MMU_EXEC && ((c->cr4 & CR4_SMEP) || (c->efer & EFER_NXE));
+    struct mmu_fault f = {.kind = MMU_PAGE_FAULT,
+                          .error = (present ? PFEC_P : 0) | (kind == MMU_WRITE ? PFEC_W : 0) |
+                                   (access & MMU_USER ? PFEC_U : 0) | (id ? PFEC_ID : 0),
+                          .la_valid = true};
+    return raise_walk_fault(c, &f, la, access);
+}
+
 /* Finds the place of an access that lies in one page. False: a fault is raised or a VM exit made. */
 static bool place_find(struct cpu *c, la_t la, unsigned len, unsigned access, struct place *p)
 {
@@ -135,6 +148,12 @@ static bool place_find(struct cpu *c, la_t la, unsigned len, unsigned access, st
             if (!host && g.wr) { /* read-only memory: readable directly, writes are dropped on the slow path */
                 host = mem_host(c->mem, hpa, PAGE_SIZE, false);
                 g.hold_write = true;
+            }
+            if (unlikely(c->identity) && hpa.v == page && (!host || g.hold_write) && mem_own(c->mem, hpa)) {
+                if (!host || kind == MMU_WRITE)
+                    return raise_missing_page(c, la, access, host);
+                g.wr = false;
+                g.hold_write = false;
             }
         }
         g.hold_write |= mem_code_noted(c->mem, hpa) != 0;

@@ -490,6 +490,7 @@ struct cpu {
     const uint8_t *mon_line;            /* takes_turns: the line that MONITOR armed; NULL: not plain memory */
     uint8_t mon_data[64];               /* what stood there */
     bool native_host; /* the host of guest mode is native code: VM exits and host exceptions leave cpu_run() */
+    bool fold_tables; /* identity mode: mmu.h, struct mmu_second */
     bool identity;    /* identity mode: the probe NOP is recognised; SYSCALL pass-through by host_syscall */
     bool (*host_syscall)(struct cpu *c); /* SYSCALL of a guest goes to the host's kernel: true when it did */
     bool real_clock;

@@ -52,7 +52,7 @@ static enum vmenter_status check_config(const struct vmenter_config *config, str
     }
     if (c->ram & PAGE_OFFSET)
         return fail(VMENTER_EINVAL, error, "ram: must be a multiple of 4096 bytes");
-    if (c->flags & ~(unsigned)(VMENTER_IDENTITY | VMENTER_HOST_SYSCALLS | VMENTER_RESET))
+    if (c->flags & ~(unsigned)(VMENTER_IDENTITY | VMENTER_HOST_SYSCALLS | VMENTER_RESET | VMENTER_EXACT_TABLES))
         return fail(VMENTER_EINVAL, error, "flags: unknown bits of enum vmenter_flags are set");
     if ((c->flags & VMENTER_HOST_SYSCALLS) && !(c->flags & VMENTER_IDENTITY))
         return fail(VMENTER_EINVAL, error, "VMENTER_HOST_SYSCALLS needs VMENTER_IDENTITY");
@@ -74,6 +74,7 @@ static bool create_cpu(struct vmenter_machine *m, unsigned i)
     c->machine = m;
     c->native_host = true;
     c->identity = m->flags & VMENTER_IDENTITY;
+    c->fold_tables = c->identity && !(m->flags & VMENTER_EXACT_TABLES);
     c->host_syscall = m->flags & VMENTER_HOST_SYSCALLS ? identity_syscall : NULL;
     c->real_clock = m->clock == VMENTER_CLOCK_REAL;
     c->tsc_hz = m->tsc_hz;

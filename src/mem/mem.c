@@ -235,6 +235,11 @@ uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write)
     return host_at(m, pa, len, write, true);
 }
 
+bool mem_own(struct mem *m, hpa_t pa)
+{
+    return m->probe && !region_at(m, pa.v);
+}
+
 uint64_t mem_phys(struct mem *m, const void *host)
 {
     const uint8_t *p = host;

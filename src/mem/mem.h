@@ -48,6 +48,8 @@ void mem_set_ports(struct mem *m, const struct mem_port_ops *ops, void *opaque);
 /* Host pointer to [pa, pa+len), which must lie in one region; NULL where it is not plain memory (MMIO, hole, read-only
  * and write). */
 uint8_t *mem_host(struct mem *m, hpa_t pa, uint64_t len, bool write);
+/* Identity mode: pa is the process's own, no region holds it. */
+bool mem_own(struct mem *m, hpa_t pa);
 uint64_t mem_phys(struct mem *m, const void *host); /* UINT64_MAX: not ours */
 
 /* Physical accesses of any length and alignment, by processors and devices. Holes read as all ones and drop writes. A

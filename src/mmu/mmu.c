@@ -20,14 +20,6 @@
 #define PTE_NX      BIT(63)
 #define PTE_ADDR    0x000ffffffffff000ull
 
-#define PF_P    BIT(0)
-#define PF_W    BIT(1)
-#define PF_U    BIT(2)
-#define PF_RSVD BIT(3)
-#define PF_ID   BIT(4)
-#define PF_PK   BIT(5)
-#define PF_HLAT BIT(7)
-
 #define EPT_R   BIT(0)
 #define EPT_W   BIT(1)
 #define EPT_X   BIT(2)
@@ -229,8 +221,8 @@ static enum mmu_fault_kind page_fault(const struct walk *w, unsigned access, uin
     bool id =
         (access & MMU_ACCESS_MASK) == MMU_EXEC && ((r->cr4 & CR4_SMEP) || ((r->cr4 & CR4_PAE) && (r->efer & EFER_NXE)));
     *w->fault = (struct mmu_fault){.kind = MMU_PAGE_FAULT,
-                                   .error = bits_ | ((access & MMU_ACCESS_MASK) == MMU_WRITE ? PF_W : 0) |
-                                            (access & MMU_USER ? PF_U : 0) | (id ? PF_ID : 0),
+                                   .error = bits_ | ((access & MMU_ACCESS_MASK) == MMU_WRITE ? PFEC_W : 0) |
+                                            (access & MMU_USER ? PFEC_U : 0) | (id ? PFEC_ID : 0),
                                    .la_valid = true};
     return MMU_PAGE_FAULT;
 }
@@ -330,7 +322,7 @@ again:;
             mem_read64(w->m, pa, &pdpte);
             /* NXE does not matter here: bit 63 of a PDPTE is reserved. */
             if ((pdpte & PTE_P) && (pdpte & (reserved_address_bits(r->maxphyaddr) | 0xfff00000000001e6ull)))
-                return page_fault(w, access, PF_P | PF_RSVD);
+                return page_fault(w, access, PFEC_P | PFEC_RSVD);
         }
         if (!(pdpte & PTE_P))
             return page_fault(w, access, 0);
@@ -355,7 +347,7 @@ again:;
             e = e32;
         }
         if (!(e & PTE_P))
-            return page_fault(w, access, hlat ? PF_HLAT : 0);
+            return page_fault(w, access, hlat ? PFEC_HLAT : 0);
         bool large = (e & PTE_PS) && shift > 12 && shift <= 30 && (wide || (r->cr4 & CR4_PSE));
         bool leaf = shift == 12 || large;
         uint64_t reserved = high_reserved;
@@ -369,7 +361,7 @@ again:;
             reserved |=
                 wide ? mask_low(shift) & PTE_ADDR & ~BIT(12) : BIT(21); /* PSE-36: bits 20:13 are address bits 39:32 */
         if (e & reserved)
-            return page_fault(w, access, PF_P | PF_RSVD | (hlat ? PF_HLAT : 0));
+            return page_fault(w, access, PFEC_P | PFEC_RSVD | (hlat ? PFEC_HLAT : 0));
         if (hlat && (e & PTE_RESTART)) { /* with ordinary paging */
             hlat = false;
             w->unverified = false;
@@ -402,7 +394,7 @@ again:;
     /* "Page-Fault Exceptions": the PK flag says what the key forbids, whatever else does. */
     bool forbidden = !exec && ((key & 1) || (write && (key & 2) && (user || wp)));
     if (!ok || forbidden)
-        return page_fault(w, access, PF_P | (forbidden ? PF_PK : 0));
+        return page_fault(w, access, PFEC_P | (forbidden ? PFEC_PK : 0));
 
     if (!(access & MMU_PROBE))
         for (unsigned i = 0; i < n; i++) {
@@ -470,7 +462,7 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
     if (k == MMU_PAGE_FAULT) {
         fault->kind = MMU_NPT_FAULT;
         if (kind == MMU_EXEC && (s->npt_cr4 & CR4_SMEP)) /* a fetch is told as one with the host's NXE or its SMEP */
-            fault->error |= PF_ID;
+            fault->error |= PFEC_ID;
         fault->gpa = gpa;
         fault->la_valid = la_valid;
         fault->error |= table_access ? NPF_TABLE : NPF_FINAL;
@@ -482,8 +474,8 @@ static enum mmu_fault_kind npt_walk(struct mem *m, const struct mmu_second *s, g
     return k;
 }
 
-enum mmu_fault_kind mmu_translate_gpa(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access, bool final,
-                                      bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
+static enum mmu_fault_kind second_walk(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access,
+                                       bool final, bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
 {
     switch (s->kind) {
     case MMU_SECOND_EPT: return ept_walk(m, s, gpa, access, !final && la_valid, final, la_valid, out, fault);
@@ -499,6 +491,42 @@ enum mmu_fault_kind mmu_translate_gpa(struct mem *m, const struct mmu_second *s,
                                .user = true,
                                .executable = true};
     return MMU_OK;
+}
+
+/* Whether the second level has four levels and nothing at all in the first of them for the 512 GiB of gpa. */
+static bool no_pml4_entry(struct mem *m, const struct mmu_second *s, gpa_t gpa)
+{
+    uint64_t e;
+    if (s->kind == MMU_SECOND_EPT ? bits(s->root, 5, 3) != 3 : !(s->npt_efer & EFER_LMA) || (s->npt_cr4 & CR4_LA57))
+        return false;
+    return mem_read64(m, HPA((s->root & PTE_ADDR & mask_low(s->maxphyaddr)) + bits(gpa.v, 47, 39) * 8), &e) && !e;
+}
+
+/* DEVIATION: in identity mode physical addresses reach as far as a process's linear ones, farther than those of any
+ * machine that a VMM expects: many map the first 512 GiB to themselves, one entry in the first table, and no more. With
+ * `fold`, where that table's entry for an address is zero, the first entry's tables say for the address modulo 512 GiB
+ * what is allowed; a page that they map to itself is then the very address's. (Not with page-modification logging,
+ * whose log would name the wrong page.) */
+enum mmu_fault_kind mmu_translate_gpa(struct mem *m, const struct mmu_second *s, gpa_t gpa, unsigned access, bool final,
+                                      bool la_valid, struct mmu_result *out, struct mmu_fault *fault)
+{
+    enum mmu_fault_kind k = second_walk(m, s, gpa, access, final, la_valid, out, fault);
+    if (likely(!s->fold) || (k != MMU_EPT_VIOLATION && k != MMU_NPT_FAULT) || !bits(gpa.v, 47, 39) || gpa.v >> 48 ||
+        s->pml_index || !no_pml4_entry(m, s, gpa))
+        return k;
+
+    gpa_t low = GPA(gpa.v & mask_low(39));
+    struct mmu_fault folded;
+    k = second_walk(m, s, low, access, final, la_valid, out, &folded);
+    if (k == MMU_OK) {
+        if (out->hpa.v == low.v)
+            out->hpa = HPA(gpa.v);
+        out->gpa = gpa;
+        return MMU_OK;
+    }
+    *fault = folded;
+    fault->gpa = gpa;
+    return k;
 }
 
 enum mmu_fault_kind mmu_translate(struct mem *m, const struct mmu_regs *r, const struct mmu_second *s, la_t la,

@@ -62,6 +62,7 @@ struct mmu_second {
     uint64_t pml_address;
     struct mmu_table_cache *tables; /* null: none is kept */
     uint16_t asid;                  /* NPT: its entries belong to one. (Those of EPT belong to the EPTP alone.) */
+    bool fold;     /* identity mode: tables of the first 512 GiB serve the others too (mmu_translate_gpa) */
     bool npt_gmet; /* guest mode execute trap: a user page of the nested tables is not executable to a supervisor */
 };
 
@@ -77,6 +78,15 @@ enum mmu_access {
 };
 /* How many bytes are accessed, for sub-page write permissions: in the access's high bits. None: a byte. */
 #define MMU_LENGTH(len) ((unsigned)(len) << 8)
+
+/* The #PF error code: SDM 3A, "Page-Fault Exceptions". */
+#define PFEC_P    BIT(0)
+#define PFEC_W    BIT(1)
+#define PFEC_U    BIT(2)
+#define PFEC_RSVD BIT(3)
+#define PFEC_ID   BIT(4)
+#define PFEC_PK   BIT(5)
+#define PFEC_HLAT BIT(7)
 
 enum mmu_fault_kind {
     MMU_OK = 0,

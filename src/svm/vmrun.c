@@ -222,6 +222,7 @@ static void load_guest(struct cpu *c, struct svm_cpu *s)
             .npt_efer = s->host.efer,
             .maxphyaddr = c->model->maxphyaddr,
             .gbpages = model_has(c->model, FEATURE_pdpe1gb),
+            .fold = c->fold_tables,
             .npt_gmet = s->gmet && (s->nested_ctl & VMCB_GMET_ENABLE),
         };
         c->msr.pat = g->pat;

@@ -70,6 +70,7 @@ void vmx_load_second(struct cpu *c, struct vmcs *v)
         .ept_mbec = x->proc2 & VMX_PROC2_MODE_BASED_EXECUTE_CONTROL,
         .ept_ad = f[F_EPT_POINTER] & VMX_EPTP_ACCESSED_DIRTY,
         .ept_advanced = x->caps.ept_vpid & VMX_EPT_CAP_ADVANCED_EXIT_INFO,
+        .fold = c->fold_tables,
     };
     c->second.ept_paging_write = x->proc3 & VMX_PROC3_EPT_PAGING_WRITE_CONTROL;
     c->second.ept_verify = x->proc3 & VMX_PROC3_GUEST_PAGING_VERIFICATION;

@@ -47,7 +47,7 @@ static unsigned char host_stack[262144] __attribute__((aligned(4096)));
 
 /* What the VM-exit handler saw. */
 static volatile unsigned cpuid_exits, exits, fault_vector;
-static volatile uint64_t fault_address, recover_rip;
+static volatile uint64_t fault_address, fault_error, recover_rip;
 static volatile size_t last_reason;
 
 struct freed {
@@ -165,6 +165,7 @@ struct freed *handle_vmx_exit(struct vmenter_regs *guest)
     case VMX_REASON_EXCEPTION_OR_NMI:
         fault_vector = vmx_field(VMCS_EXIT_INTERRUPTION_INFO) & 0xff;
         fault_address = vmx_field(VMCS_EXIT_QUALIFICATION);
+        fault_error = vmx_field(VMCS_EXIT_INTERRUPTION_ERROR_CODE);
         if (!recover_rip)
             die("exception", fault_vector, vmx_field(VMCS_GUEST_RIP));
         next = recover_rip;
@@ -198,6 +199,7 @@ struct freed *handle_svm_exit(struct vmenter_regs *guest)
     case SVM_EXIT_EXCEPTION + 14:
         fault_vector = 14;
         fault_address = vmcb.control.exitinfo2;
+        fault_error = vmcb.control.exitinfo1;
         if (!recover_rip)
             die("exception", fault_vector, vmcb.save.rip);
         next = recover_rip;
@@ -213,7 +215,19 @@ struct freed *handle_svm_exit(struct vmenter_regs *guest)
 /* --- as a guest
  * -------------------------------------------------------------------------------------------------------------- */
 
-static bool use_svm, use_raw;
+static bool use_svm, use_raw, use_low_tables;
+
+/* A second level as many hypervisors build it: the first 512 GiB to themselves in pages of 2 MiB or, as here, 1 GiB;
+ * one entry in the first table. The rights and the leaf bits are the only difference between EPT and nested paging. */
+static uint64_t low_pml4[512] __attribute__((aligned(4096))), low_pdpt[512] __attribute__((aligned(4096)));
+
+static void build_low_tables(uint64_t table, uint64_t leaf)
+{
+    memset(low_pml4, 0, sizeof low_pml4);
+    low_pml4[0] = (size_t)low_pdpt | table;
+    for (unsigned i = 0; i < 512; i++)
+        low_pdpt[i] = (uint64_t)i << 30 | leaf;
+}
 
 static void begin_vmx(void)
 {
@@ -230,6 +244,11 @@ static void begin_vmx(void)
     __vmx_vmwrite(VMCS_PROC2_CONTROLS,
                   vmx_controls(VMX_MSR_PROCBASED_CTLS2, VMX_PROC2_ENABLE_RDTSCP | VMX_PROC2_ENABLE_XSAVES));
     __vmx_vmwrite(VMCS_EXCEPTION_BITMAP, 1u << 14);
+    if (use_low_tables) {
+        build_low_tables(7, 7 | 6 << 3 | 1 << 7);
+        __vmx_vmwrite(VMCS_EPT_POINTER, (size_t)low_pml4 | VMX_EPTP_WB | VMX_EPTP_WALK_4);
+        __vmx_vmwrite(VMCS_PROC2_CONTROLS, vmx_field(VMCS_PROC2_CONTROLS) | VMX_PROC2_ENABLE_EPT);
+    }
     __vmx_vmwrite(VMCS_HOST_RIP, (size_t)(use_raw ? identity_vm_exit_raw : identity_vm_exit));
     __vmx_vmwrite(VMCS_HOST_RSP, (size_t)(host_stack + sizeof host_stack));
     if (use_raw) /* cmocka has its own handlers around each test */
@@ -251,6 +270,11 @@ static void begin_svm(void)
     vmcb_set_intercept(&vmcb, SVM_EXIT_HLT);
     vmcb_set_intercept(&vmcb, SVM_EXIT_EXCEPTION + 14);
     vmcb.control.guest_asid = 1;
+    if (use_low_tables) {
+        build_low_tables(7, 7 | 1 << 7);
+        vmcb.control.nested_ctl = VMCB_NP_ENABLE;
+        vmcb.control.ncr3 = (size_t)low_pml4;
+    }
     vmcb.save.cs = (struct vmcb_seg){.sel = _readcs(), .attrib = 0xa9b, .limit = ~0u};
     vmcb.save.ss = vmcb.save.ds = vmcb.save.es = (struct vmcb_seg){.sel = _readss(), .attrib = 0xc93, .limit = ~0u};
     memcpy(&vmcb.save.gdtr.base, gdtr + 2, 8);
@@ -294,10 +318,12 @@ static void guest_end(void)
 }
 
 static struct vmenter_machine *machine;
+static unsigned more_flags;
 static int set_up(bool svm)
 {
-    struct vmenter_config config = {
-        .size = sizeof config, .model = svm ? "max-amd" : "max", .flags = VMENTER_IDENTITY | VMENTER_HOST_SYSCALLS};
+    struct vmenter_config config = {.size = sizeof config,
+                                    .model = svm ? "max-amd" : "max",
+                                    .flags = VMENTER_IDENTITY | VMENTER_HOST_SYSCALLS | more_flags};
     char error[VMENTER_ERROR_MAX];
     use_svm = svm;
     if (vmenter_create(&config, &machine, error)) {
@@ -319,9 +345,30 @@ static int set_up_svm(void **state)
 {
     return set_up(true);
 }
+static int set_up_vmx_low(void **state)
+{
+    use_low_tables = true;
+    return set_up(false);
+}
+static int set_up_svm_low(void **state)
+{
+    use_low_tables = true;
+    return set_up(true);
+}
+static int set_up_vmx_exact(void **state)
+{
+    more_flags = VMENTER_EXACT_TABLES;
+    return set_up_vmx_low(state);
+}
+static int set_up_svm_exact(void **state)
+{
+    more_flags = VMENTER_EXACT_TABLES;
+    return set_up_svm_low(state);
+}
 static int tear_down(void **state)
 {
-    use_raw = false;
+    use_raw = use_low_tables = false;
+    more_flags = 0;
     vmenter_destroy(machine);
     return 0;
 }
@@ -422,36 +469,62 @@ static uint64_t __attribute__((noinline)) touch(volatile uint64_t *p, bool write
     return v;
 }
 
+/* What the process does not have is not present for its guest, what it may not write is read-only. */
+struct wild {
+    uint64_t value, address, error;
+    unsigned vector;
+};
+
+static struct wild touch_wild(const void *p, bool write)
+{
+    struct wild w;
+    fault_vector = 0;
+    fault_address = fault_error = 0;
+    w.value = touch((uint64_t *)(uintptr_t)p, write);
+    w.vector = fault_vector, w.address = fault_address, w.error = fault_error;
+    return w;
+}
+
+static void assert_fault(struct wild w, const void *p, unsigned error)
+{
+    assert_int_equal(w.vector, 14);
+    assert_true(w.address == (uintptr_t)p);
+    assert_int_equal(w.error, error);
+}
+
 static void test_wild_pointers(void **state)
 {
     uint8_t *p = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    static const uint64_t wild[] = {0, 0x10, 0x123456789000, 0x7ffffffff000, 0x7ffffffffff8};
-    uint64_t got[5], unmapped, readonly, after, gone, faults[2], address;
+    static const uintptr_t wild[] = {0, 0x10, 0x123456789000, 0x7ffffffff000, 0x7ffffffffff8, 0xffff800000001230};
+    struct wild got[6], unmapped[2], readonly[3], after[2], gone;
     memset(p, 9, 16384);
     munmap(p + 8192, 4096);
     mprotect(p + 12288, 4096, PROT_READ);
     guest_begin();
-    for (unsigned i = 0; i < 5; i++)
-        got[i] = touch((uint64_t *)wild[i], false);
-    touch((uint64_t *)(p + 8192), true);
-    unmapped = touch((uint64_t *)(p + 8192), false);
-    touch((uint64_t *)(p + 12288), true);
-    readonly = touch((uint64_t *)(p + 12288), false);
-    touch((uint64_t *)(p + 4096), true);
-    after = touch((uint64_t *)(p + 4096), false);
-    munmap(p + 4096, 4096); /* what the guest unmaps is gone at once */
-    gone = touch((uint64_t *)(p + 4096), false);
-    faults[0] = fault_vector;
-    touch((uint64_t *)0xffff800000001230, false);
-    faults[1] = fault_vector;
-    address = fault_address;
+    for (unsigned i = 0; i < 6; i++)
+        got[i] = touch_wild((void *)wild[i], false);
+    unmapped[0] = touch_wild(p + 8192, true);
+    unmapped[1] = touch_wild(p + 8192, false);
+    readonly[0] = touch_wild(p + 12288, false);
+    readonly[1] = touch_wild(p + 12288, true);
+    readonly[2] = touch_wild(p + 12288, false);
+    after[0] = touch_wild(p + 4096, true);
+    after[1] = touch_wild(p + 4096, false);
+    mprotect(p + 12288, 4096, PROT_READ | PROT_WRITE); /* what the guest changes holds at once */
+    munmap(p + 4096, 4096);
+    struct wild now_writable = touch_wild(p + 12288, true);
+    gone = touch_wild(p + 4096, false);
     guest_end();
-    for (unsigned i = 0; i < 5; i++)
-        assert_true(got[i] == ~0ull);
-    assert_true(unmapped == ~0ull && readonly == 0x0909090909090909ull && after == 7 && gone == ~0ull);
-    assert_int_equal(faults[0], 0);
-    assert_int_equal(faults[1], 14);
-    assert_true(address == 0xffff800000001230);
+    for (unsigned i = 0; i < 6; i++)
+        assert_fault(got[i], (void *)wild[i], 0);
+    assert_fault(unmapped[0], p + 8192, 2);
+    assert_fault(unmapped[1], p + 8192, 0);
+    assert_true(readonly[0].value == 0x0909090909090909ull && readonly[2].value == 0x0909090909090909ull);
+    assert_int_equal(readonly[0].vector | readonly[2].vector, 0);
+    assert_fault(readonly[1], p + 12288, 3);
+    assert_int_equal(after[0].vector | after[1].vector | now_writable.vector, 0);
+    assert_true(after[1].value == 7);
+    assert_fault(gone, p + 4096, 0);
     munmap(p, 16384);
 }
 
@@ -627,9 +700,47 @@ static void test_stack(void **state)
     assert_int_equal(depth, 900);
 }
 
+/* The exit names the very address, whose 512 GiB have no table of their own. */
+static void test_low_tables_permission(void **state)
+{
+    uint8_t *p = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct wild w;
+    assert_true((uintptr_t)p >> 39);
+    guest_begin();
+    w = touch_wild(p, true);
+    guest_end();
+    assert_int_equal(w.vector, 0);
+    assert_int_equal(p[0], 7);
+    munmap(p, 4096);
+}
+
+/* Without the help it is the violation that a processor makes: at the first fetch from the program or its stack. */
+static void test_exact_tables(void **state)
+{
+    int status = 0;
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        fclose(stderr);
+        guest_begin();
+        _exit(0);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 3); /* die(), with nowhere to write */
+}
+
 #define BOTH(test)                                                                                                     \
     cmocka_unit_test_setup_teardown(test, set_up_vmx, tear_down),                                                      \
         cmocka_unit_test_setup_teardown(test, set_up_svm, tear_down)
+
+#define LOW(test)                                                                                                      \
+    cmocka_unit_test_setup_teardown(test, set_up_vmx_low, tear_down),                                                  \
+        cmocka_unit_test_setup_teardown(test, set_up_svm_low, tear_down)
+
+#define EXACT(test)                                                                                                    \
+    cmocka_unit_test_setup_teardown(test, set_up_vmx_exact, tear_down),                                                \
+        cmocka_unit_test_setup_teardown(test, set_up_svm_exact, tear_down)
 
 #define RAW(test) cmocka_unit_test_setup_teardown(test, set_up_raw, tear_down)
 
@@ -644,12 +755,30 @@ int main(int argc, char **argv)
         execv("/proc/self/exe", argv);
     }
     const struct CMUnitTest tests[] = {
-        BOTH(test_calls),         BOTH(test_libc),          BOTH(test_files_and_mappings),
-        BOTH(test_wild_pointers), BOTH(test_own_code),      BOTH(test_threads),
-        BOTH(test_processes),     BOTH(test_signals),       BOTH(test_longjmp),
-        BOTH(test_exit),          BOTH(test_segment_bases), BOTH(test_intrinsics_in_a_guest),
-        BOTH(test_stack),         RAW(test_calls),          RAW(test_libc),
-        RAW(test_signals),        RAW(test_threads),        RAW(test_exit),
+        BOTH(test_calls),
+        BOTH(test_libc),
+        BOTH(test_files_and_mappings),
+        BOTH(test_wild_pointers),
+        BOTH(test_own_code),
+        BOTH(test_threads),
+        BOTH(test_processes),
+        BOTH(test_signals),
+        BOTH(test_longjmp),
+        BOTH(test_exit),
+        BOTH(test_segment_bases),
+        BOTH(test_intrinsics_in_a_guest),
+        BOTH(test_stack),
+        RAW(test_calls),
+        RAW(test_libc),
+        RAW(test_signals),
+        RAW(test_threads),
+        RAW(test_exit),
+        LOW(test_libc),
+        LOW(test_files_and_mappings),
+        LOW(test_wild_pointers),
+        LOW(test_signals),
+        LOW(test_low_tables_permission),
+        EXACT(test_exact_tables),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
