@@ -79,7 +79,7 @@ static const struct {
                     N(preemption_timer, vmx) N(vmx_tsc_scaling, vmx) N(true_ctls, vmx) N(gmet, npt) N(npt, svm)
                         N(lbrv, svm) N(svm_lock, svm) N(nrip_save, svm) N(tsc_scale, svm) N(vmcb_clean, svm)
                             N(flushbyasid, svm) N(decodeassists, svm) N(pausefilter, svm) N(pfthreshold, svm)
-                                N(avic, svm) N(v_vmsave_vmload, svm) N(vgif, svm) N(v_spec_ctrl, svm) N(vnmi, svm)
+                                N(avic, svm) N(idle_hlt, svm) N(v_vmsave_vmload, svm) N(vgif, svm) N(v_spec_ctrl, svm) N(vnmi, svm)
                                     N(skinit, svm) N(sse4_2, sse4_1) N(sse4_1, ssse3) N(ssse3, sse3) N(sse4a, sse3)
                                         N(misalignsse, sse3) N(sse3, sse2) N(aes, sse2) N(pclmulqdq, sse2) N(sse2, sse)
                                             N(sse, fxsr) N(sse, mmx) N(fxsr_opt, fxsr) N(fxsr, fpu) N(mmx, fpu)

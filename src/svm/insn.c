@@ -433,6 +433,7 @@ bool svm_attach(struct cpu *c)
     s->lbr = model_has(m, FEATURE_lbrv);
     s->vgif = model_has(m, FEATURE_vgif);
     s->vnmi = model_has(m, FEATURE_vnmi);
+    s->idle_hlt = model_has(m, FEATURE_idle_hlt);
     s->v_vmload = model_has(m, FEATURE_v_vmsave_vmload);
     s->v_spec_ctrl = model_has(m, FEATURE_v_spec_ctrl);
     s->pause_filter = model_has(m, FEATURE_pausefilter);

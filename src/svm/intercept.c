@@ -32,6 +32,25 @@ static bool pause_exits(struct cpu *c, struct svm_cpu *s)
     return false;
 }
 
+static bool virtual_gif(const struct svm_cpu *s)
+{
+    return !(s->vgif && (s->vintr & VMCB_VINTR_GIF_ENABLE)) || (s->vintr & VMCB_VINTR_GIF);
+}
+
+/* "Virtual Interrupts": V_IRQ with a priority above V_TPR; the guest's IF and shadow aside. */
+static bool virtual_interrupt(const struct svm_cpu *s)
+{
+    uint64_t v = s->vintr;
+    return (v & VMCB_VINTR_IRQ) && ((v & VMCB_VINTR_IGN_TPR) || bits(v, 19, 16) > bits(v, 3, 0)) && virtual_gif(s);
+}
+
+static bool virtual_nmi(const struct svm_cpu *s)
+{
+    uint64_t v = s->vintr;
+    return s->vnmi && (v & VMCB_VINTR_NMI_ENABLE) && (v & VMCB_VINTR_NMI) && !(v & VMCB_VINTR_NMI_MASK) &&
+           virtual_gif(s);
+}
+
 static bool on_insn(struct cpu *c, enum icpt what, uint64_t info)
 {
     static const uint16_t codes[ICPT_COUNT] = {
@@ -44,6 +63,12 @@ static bool on_insn(struct cpu *c, enum icpt what, uint64_t info)
     switch (what) {
     case ICPT_PAUSE:
         if (!pause_exits(c, s))
+            return false;
+        break;
+    case ICPT_HLT: /* "Idle HLT Intercept": only when no virtual interrupt or NMI is there for the guest */
+        if (s->idle_hlt && svm_intercepts(s, SVM_EXIT_IDLE_HLT) && !virtual_interrupt(s) && !virtual_nmi(s))
+            code = SVM_EXIT_IDLE_HLT;
+        else if (!svm_intercepts(s, SVM_EXIT_HLT))
             return false;
         break;
     case ICPT_MWAIT: /* info: the monitor is armed */
@@ -240,25 +265,6 @@ static bool on_second_fault(struct cpu *c, const struct mmu_fault *f, la_t la, u
 }
 
 /* --- interrupts --------------------------------------------------------------------------------------------------- */
-
-static bool virtual_gif(const struct svm_cpu *s)
-{
-    return !(s->vgif && (s->vintr & VMCB_VINTR_GIF_ENABLE)) || (s->vintr & VMCB_VINTR_GIF);
-}
-
-/* "Virtual Interrupts": V_IRQ with a priority above V_TPR; the guest's IF and shadow aside. */
-static bool virtual_interrupt(const struct svm_cpu *s)
-{
-    uint64_t v = s->vintr;
-    return (v & VMCB_VINTR_IRQ) && ((v & VMCB_VINTR_IGN_TPR) || bits(v, 19, 16) > bits(v, 3, 0)) && virtual_gif(s);
-}
-
-static bool virtual_nmi(const struct svm_cpu *s)
-{
-    uint64_t v = s->vintr;
-    return s->vnmi && (v & VMCB_VINTR_NMI_ENABLE) && (v & VMCB_VINTR_NMI) && !(v & VMCB_VINTR_NMI_MASK) &&
-           virtual_gif(s);
-}
 
 void svm_attend_virtual(struct cpu *c)
 {

@@ -64,7 +64,7 @@ struct svm_cpu {
     struct vmenter_svm_caps caps; /* of the model */
     struct svm_check check;       /* on those, and the host of the last VMRUN */
     bool clean_bits, nrips, decode, lbr, vgif, vnmi, v_vmload, v_spec_ctrl, pause_filter, pause_thresh, tsc_rate, gmet,
-        wide;
+        wide, idle_hlt;
 
     struct vmenter_svm_finding finding[SVM_CHECK_COUNT]; /* why the last VMRUN was refused */
     unsigned findings;

@@ -90,6 +90,8 @@ static uint64_t intercept_set(const struct svm_cpu *s)
             set |= BIT(rows[i].icpt);
     if (svm_intercepts(s, SVM_EXIT_MWAIT_CONDITIONAL))
         set |= BIT(ICPT_MWAIT);
+    if (s->idle_hlt && svm_intercepts(s, SVM_EXIT_IDLE_HLT))
+        set |= BIT(ICPT_HLT);
     if (s->cr_read || s->cr_write || svm_intercepts(s, SVM_EXIT_CR0_SEL_WRITE) || s->misc2 >> 16)
         set |= BIT(ICPT_CR);
     if (s->dr_read || s->dr_write)

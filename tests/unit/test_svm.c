@@ -1274,6 +1274,43 @@ static void test_refused(void **state)
     stop(&b);
 }
 
+/* "Idle HLT Intercept": without a virtual event for the guest alone; then before the HLT intercept. */
+static void test_idle_hlt(void **state)
+{
+    struct box b;
+    for (unsigned n = 0; n < 10; n++) {
+        bool has = n < 8, hlt = n & 1, nmi = n & 2, low = n & 4;
+        start(&b, has ? "max-amd" : "max-amd,-idle_hlt");
+        struct vmcb_control *k = &b.v->control;
+        guest(&b, LONG, true);
+        vmcb_set_intercept(b.v, SVM_EXIT_IDLE_HLT);
+        vmcb_set_intercept(b.v, SVM_EXIT_NMI);
+        if (hlt || !has)
+            vmcb_set_intercept(b.v, SVM_EXIT_HLT);
+        CODE_BYTES(&b, "\xf4");
+        /* Nothing is pending, or what V_TPR holds back. */
+        k->vintr = low ? VMCB_VINTR_IRQ | VMCB_VINTR_PRIO(8) | VMCB_VINTR_VECTOR(0x55) | 8 : 0;
+        expect(&b, has ? SVM_EXIT_IDLE_HLT : SVM_EXIT_HLT);
+        assert_int_equal(at(&b), 0);
+        assert_int_equal(k->nrip, CODE + 1);
+        /* An event is there: an interrupt that IF holds back, an NMI. */
+        k->vintr = nmi ? VMCB_VINTR_NMI_ENABLE | VMCB_VINTR_NMI_MASK | VMCB_VINTR_IRQ | VMCB_VINTR_IGN_TPR
+                       : VMCB_VINTR_IRQ | VMCB_VINTR_PRIO(8) | VMCB_VINTR_VECTOR(0x55);
+        if (hlt || !has) {
+            expect(&b, SVM_EXIT_HLT);
+        } else {
+            mem_code_bump(b.mem);
+            b.c->cur = NULL;
+            assert_true(svm_vmrun(b.c, VMCB_PA));
+            assert_non_null(b.c->guest);
+            cpu_run(b.c, 100);
+            assert_non_null(b.c->guest);
+            assert_int_equal(b.c->activity, ACTIVITY_HLT);
+        }
+        stop(&b);
+    }
+}
+
 /* "LBR Virtualization", "Control-Transfer Recording": what the guest's branches leave in the VMCB; BTF. */
 static void test_branch_records(void **state)
 {
@@ -1554,6 +1591,7 @@ int main(void)
         cmocka_unit_test(test_clean_bits),
         cmocka_unit_test(test_refused),
         cmocka_unit_test(test_branch_records),
+        cmocka_unit_test(test_idle_hlt),
         cmocka_unit_test(test_vmload),
         cmocka_unit_test(test_time),
         cmocka_unit_test(test_paged_real),
