@@ -375,7 +375,7 @@ static void build_fadt(struct out *o, const struct acpi_config *c, uint32_t facs
     put_gas(o, c->reset_port, 8);
     put8(o, ACPI_PM_RESET_VALUE);
     put_le(o, 0, 2);
-    put8(o, 4);      /* minor revision: 6.4 */
+    put8(o, 4);         /* minor revision: 6.4 */
     put_le(o, facs, 8); /* X_FIRMWARE_CTRL: the same */
     put_le(o, dsdt, 8);
     put_gas(o, status, 32);
@@ -447,7 +447,7 @@ size_t acpi_build_tables(void *buf, size_t size, uint64_t gpa, const struct acpi
 {
     struct out o = {.p = buf, .size = size};
 
-    /* RSDP: its address of the XSDT is known after it. */
+    /* RSDP: the addresses of RSDT and XSDT are known after it. */
     put_str(&o, "RSD PTR ", 8);
     put8(&o, 0);
     put_str(&o, "VMENTR", 6);
@@ -481,17 +481,23 @@ size_t acpi_build_tables(void *buf, size_t size, uint64_t gpa, const struct acpi
         build_hpet(&o, c);
         align(&o, 16);
     }
-    size_t xsdt = begin_table(&o, "XSDT", 1);
-    put_le(&o, gpa + fadt, 8);
-    put_le(&o, gpa + madt, 8);
-    if (c->hpet_base) {
-        put_le(&o, gpa + hpet, 8);
+    size_t root[2]; /* RSDT, for software that knows ACPI 1.0 alone, and XSDT: addresses of 4 and of 8 bytes */
+    for (unsigned i = 0; i < 2; i++) {
+        const unsigned bytes = i ? 8 : 4;
+        root[i] = begin_table(&o, i ? "XSDT" : "RSDT", 1);
+        put_le(&o, gpa + fadt, bytes);
+        put_le(&o, gpa + madt, bytes);
+        if (c->hpet_base) {
+            put_le(&o, gpa + hpet, bytes);
+        }
+        end_table(&o, root[i]);
+        align(&o, 16);
     }
-    end_table(&o, xsdt);
     if (o.full) {
         return 0;
     }
-    patch_le(&o, 24, gpa + xsdt, 8);
+    patch_le(&o, 16, gpa + root[0], 4);
+    patch_le(&o, 24, gpa + root[1], 8);
     patch_checksum(&o, 0, 20, 8);
     patch_checksum(&o, 0, 36, 32);
     return o.used;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * acpi_tables.h: the ACPI tables of a machine made of the devices of this folder: RSDP, XSDT, FADT, FACS, MADT, HPET,
+ * acpi_tables.h: the ACPI tables of a machine made of the devices of this folder: RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET,
  * DSDT with the processors, the PCI root and its interrupts; and the same machine told by a MultiProcessor table.
  */
 #ifndef VMENTER_DEV_ACPI_TABLES_H

@@ -592,7 +592,12 @@ static void acpi_tables_are_consistent(void **state)
     assert_memory_equal(buf, "RSD PTR ", 8);
     assert_int_equal(sum(buf, 20), 0);
     assert_int_equal(sum(buf, 36), 0);
-    const uint8_t *xsdt = buf + le32(buf + 24) - gpa;
+    const uint8_t *xsdt = buf + le32(buf + 24) - gpa, *rsdt = buf + le32(buf + 16) - gpa;
+    assert_memory_equal(rsdt, "RSDT", 4); /* "Root System Description Table": the same tables, for ACPI 1.0 */
+    assert_int_equal(sum(rsdt, le32(rsdt + 4)), 0);
+    assert_int_equal(le32(rsdt + 4) - 36, (le32(xsdt + 4) - 36) / 2);
+    for (unsigned i = 0; i < (le32(rsdt + 4) - 36) / 4; i++)
+        assert_int_equal(le32(rsdt + 36 + i * 4), le32(xsdt + 36 + i * 8));
     assert_memory_equal(xsdt, "XSDT", 4);
     assert_int_equal(sum(xsdt, le32(xsdt + 4)), 0);
     static const char *const names[] = {"FACP", "APIC"};
