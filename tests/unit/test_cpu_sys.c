@@ -218,21 +218,24 @@ static void halt_and_wake(void **state)
     world_free(w);
 }
 
-/* Where processors take turns, PAUSE is the turn's last instruction: what stands after it, as the LOCK BTS that takes a
- * spin lock back, is the next turn's. */
+/* Where processors take turns, a PAUSE that is met again is the turn's last instruction: what stands after it, as the
+ * LOCK BTS that takes a spin lock back, is the next turn's. Met once, it goes on. */
 CODE(t_pause, 64, "inc %eax\n pause\n inc %eax\n inc %eax\n hlt")
+CODE(t_pause_loop, 64, "1: inc %eax\n pause\n cmp $3, %eax\n jb 1b\n hlt")
 static void pause_ends_turn(void **state)
 {
     struct world *w = long_mode("max", 0);
     w->c->takes_turns = true;
-    load(w, t_pause, t_pause_end);
+    w->c->turn_pause = UINT64_MAX;
+    load(w, t_pause_loop, t_pause_loop_end);
     w->c->gpr[GPR_RAX] = 0;
     uint64_t before = w->c->icount;
     assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
-    assert_int_equal(w->c->gpr[GPR_RAX], 1);
+    assert_int_equal(w->c->gpr[GPR_RAX], 2);
     assert_int_equal(w->c->rip, CODE_AT + 4);
-    assert_int_equal(w->c->icount - before, 2);
-    assert_int_equal(cpu_run(w->c, 100), STOP_IDLE);
+    assert_int_equal(w->c->icount - before, 6);
+    w->c->turn_pause = UINT64_MAX;
+    assert_int_equal(cpu_run(w->c, 100), STOP_IDLE); /* the last one is met once */
     assert_int_equal(w->c->gpr[GPR_RAX], 3);
     world_free(w);
 }
