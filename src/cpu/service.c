@@ -163,6 +163,14 @@ static int interrupt(struct cpu *c, bool shadow)
     return 1;
 }
 
+/* One thing is done, and what came with it has not been looked at: the next look has to. Always true. */
+static bool later(struct cpu *c, uint32_t att)
+{
+    cpu_attend(c, (att & (ATT_INTR | ATT_GUEST | ATT_TRAP)) | (c->nmi_pending ? ATT_NMI : 0) |
+                      (c->smi_pending ? ATT_SMI : 0) | (c->pending_dbg ? ATT_TRAP : 0));
+    return true;
+}
+
 bool cpu_service(struct cpu *c)
 {
     uint32_t att = take(c, ATT_INTR | ATT_NMI | ATT_SMI | ATT_INIT | ATT_SIPI | ATT_KICK | ATT_GUEST | ATT_TRAP |
@@ -235,16 +243,16 @@ bool cpu_service(struct cpu *c)
     if (unlikely(c->smi_pending) && c->gif && !c->in_smm) {
         c->smi_pending = false;
         if (c->guest && c->guest->smi && c->guest->smi(c))
-            return true;
+            return later(c, att);
         if (!c->native_host) {
             cpu_smm_enter(c);
-            return true;
+            return later(c, att);
         }
     }
 
     if (unlikely(c->guest) && c->guest->before_traps && ((att & ATT_GUEST) || c->step_guest) &&
         c->guest->before_traps(c))
-        return true;
+        return later(c, att);
     /* Debug traps of the previous instruction. */
     if (unlikely(c->pending_dbg)) {
         if (movss) {
@@ -254,13 +262,13 @@ bool cpu_service(struct cpu *c)
             c->pending_dbg = 0;
             c->activity = ACTIVITY_ACTIVE;
             debug_exception(c, payload);
-            return true;
+            return later(c, att & ~(uint32_t)ATT_TRAP);
         }
     }
 
     if (c->guest && c->guest->events && (att & (ATT_GUEST | ATT_INTR))) {
         if (c->guest->events(c))
-            return true;
+            return later(c, att);
         if (shadow)
             cpu_attend(c, ATT_GUEST | ATT_SHADOW);
     }
@@ -268,13 +276,13 @@ bool cpu_service(struct cpu *c)
         if (shadow) {
             cpu_attend(c, ATT_NMI | ATT_SHADOW);
         } else if (c->guest && c->guest->nmi && c->gif && c->guest->nmi(c)) {
-            return true; /* nmi() took it */
+            return later(c, att); /* nmi() took it */
         } else if (!c->nmi_blocked && c->gif && (c->guest || !c->native_host)) {
             struct cpu_event ev = {.valid = true, .vector = EXC_NMI, .type = EVENT_NMI};
             c->nmi_pending = false;
             c->nmi_blocked = true;
             cpu_deliver(c, &ev);
-            return true;
+            return later(c, att);
         }
     }
     if (interrupt(c, shadow))
