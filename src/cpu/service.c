@@ -276,7 +276,8 @@ bool cpu_service(struct cpu *c)
         if (shadow) {
             cpu_attend(c, ATT_NMI | ATT_SHADOW);
         } else if (c->guest && c->guest->nmi && c->gif && c->guest->nmi(c)) {
-            return later(c, att); /* nmi() took it */
+            cpu_attend(c, att & (ATT_INTR | ATT_GUEST));
+            return true; /* nmi() took it */
         } else if (!c->nmi_blocked && c->gif && (c->guest || !c->native_host)) {
             struct cpu_event ev = {.valid = true, .vector = EXC_NMI, .type = EVENT_NMI};
             c->nmi_pending = false;

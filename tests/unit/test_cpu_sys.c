@@ -229,6 +229,7 @@ static void pause_ends_turn(void **state)
     w->c->turn_pause = UINT64_MAX;
     load(w, t_pause_loop, t_pause_loop_end);
     w->c->gpr[GPR_RAX] = 0;
+    w->c->turn_pause = CODE_AT + 2; /* as if met before in this turn */
     uint64_t before = w->c->icount;
     assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
     assert_int_equal(w->c->gpr[GPR_RAX], 2);
@@ -249,6 +250,18 @@ static void kick_and_nmi(void **state)
     assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
     assert_int_equal(go(w), EXC_NMI);
     assert_int_equal(rd64(w, w->c->gpr[GPR_RSP]), CODE_AT);
+    world_free(w);
+}
+
+/* A debug trap and an NMI that are there together: both are delivered, the trap first. */
+static void trap_and_nmi(void **state)
+{
+    struct world *w = long_mode("max", 0);
+    load(w, t_pause, t_pause_end);
+    w->c->pending_dbg = BIT(14); /* BS */
+    cpu_attend(w->c, ATT_TRAP | ATT_NMI);
+    assert_int_equal(go(w), EXC_NMI);
+    assert_int_equal(rd64(w, w->c->gpr[GPR_RSP]), HANDLERS + 16 * EXC_DB);
     world_free(w);
 }
 
@@ -857,6 +870,7 @@ int main(void)
         cmocka_unit_test(halt_and_wake),
         cmocka_unit_test(pause_ends_turn),
         cmocka_unit_test(kick_and_nmi),
+        cmocka_unit_test(trap_and_nmi),
         cmocka_unit_test(nmi_blocking),
         cmocka_unit_test(single_step),
         cmocka_unit_test(branch_records),
