@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * acpi_tables.h: the ACPI tables of a machine made of the devices of this folder: RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET,
- * DSDT with the processors, the PCI root and its interrupts; and the same machine told by a MultiProcessor table.
+ * acpi_tables.h: the ACPI tables of a machine made of the devices of this folder: RSDP, RSDT, XSDT, FADT, FACS, MADT,
+ * HPET, DSDT with the processors, the PCI root and its interrupts; and the same machine told by a MultiProcessor table.
  */
 #ifndef VMENTER_DEV_ACPI_TABLES_H
 #define VMENTER_DEV_ACPI_TABLES_H
