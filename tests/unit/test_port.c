@@ -438,6 +438,17 @@ static void test_svm_process_selectors(void **state)
     to_the_end(true);
 }
 
+/* The AC that a core leaves in the thread's flags ends with trapping: nobody would catch the alignment check. */
+static void test_mark_ends_with_trapping(void **state)
+{
+    bind(false, false);
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; orl $0x40000, (%%rsp); popfq; lea 128(%%rsp), %%rsp" ::
+                         : "memory", "cc");
+    assert_int_equal(vmenter_trap(false), VMENTER_OK);
+    *(volatile uint64_t *)(void *)(misaligned + 3) = 9;
+    vmenter_destroy(machine);
+}
+
 static void test_own_names(void **state)
 {
     struct vmenter_regs r = {0};
@@ -459,6 +470,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_svm),
         cmocka_unit_test(test_vmx_process_selectors),
         cmocka_unit_test(test_svm_process_selectors),
+        cmocka_unit_test(test_mark_ends_with_trapping),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
