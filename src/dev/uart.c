@@ -200,6 +200,9 @@ static uint64_t uart_read(void *dev, uint64_t now, uint64_t offset, unsigned siz
             u->s.used--;
             u->s.head = (u->s.head + 1) % UART_FIFO;
             rearm_timeout(u, now);
+            if (!u->s.used && u->drained) {
+                u->drained(u->drained_opaque);
+            }
         }
         update_ready(u);
         break;

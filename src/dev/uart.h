@@ -28,6 +28,8 @@ struct uart_state {
 struct uart {
     struct device_line irq;
     struct device_out tx;
+    void (*drained)(void *opaque); /* the guest took the last byte that was there; may be NULL */
+    void *drained_opaque;
     struct uart_state s;
 };
 

@@ -179,6 +179,14 @@ static void serial_put(void *opaque, uint8_t byte)
         s->out(s->opaque, byte);
 }
 
+/* A guest that polls gets the next byte as soon as it has taken one, not when the outside is looked at again. */
+static void serial_drained(void *opaque)
+{
+    struct pc *pc = opaque;
+    pc->next_poll = 0;
+    cpu_attend(pc->machine->cpu[pc->current].cpu, ATT_KICK);
+}
+
 void board_poll(struct pc *pc, uint64_t now)
 {
     for (unsigned i = 0; i < PC_SERIALS; i++) {
@@ -459,6 +467,8 @@ static void wire_devices(struct pc *pc, const struct pc_config *config)
         pc->serial[i] = (struct board_serial){.pc = pc, .index = i};
         pc->uart[i].irq = (struct device_line){.set = isa_line, .opaque = pc, .line = com[i].irq};
         pc->uart[i].tx = (struct device_out){.put = serial_put, .opaque = &pc->serial[i]};
+        pc->uart[i].drained = serial_drained;
+        pc->uart[i].drained_opaque = pc;
         uart_init(&pc->uart[i]);
         add_ports(pc, com[i].port, 8, 0, &uart_ops, &pc->uart[i]);
     }
