@@ -425,8 +425,8 @@ struct cpu {
             mcg_status, mcg_ctl;
         uint64_t perf_global_ctrl, bndcfgs, u_cet, s_cet, pl_ssp[4], interrupt_ssp_table, rtit_ctl, lbr_ctl, pkrs;
         uint64_t apic_base, smbase, tsc_adjust, umwait_control, tsc_deadline, arch_capabilities, xss_unused;
-        uint64_t hwcr, syscfg, ignne, vm_cr, vm_hsave_pa, tsc_ratio, de_cfg, patch_level, last_branch[4], virt_spec_ctrl,
-            mc_bank[32][4];
+        uint64_t hwcr, syscfg, ignne, vm_cr, vm_hsave_pa, tsc_ratio, de_cfg, patch_level, last_branch[4],
+            virt_spec_ctrl, mc_bank[32][4];
         uint64_t monitor_filter, misc_features, perf_ctl, clock_modulation, therm_interrupt, energy_perf_bias, iorr[4],
             top_mem, top_mem2, nb_cfg;
         uint64_t mmio_cfg, smm_addr, smm_mask, k7_perf[8], amd_cfg[16];
