@@ -314,11 +314,9 @@ static void random_vmcb(struct vmcb *v, const struct vmcb *good)
 {
     uint8_t *p = (uint8_t *)v;
     *v = *good;
-    if (!below(8)) {
+    if (!below(8))
         for (unsigned i = 0; i < sizeof *v; i += 8)
             store64(p + i, rng());
-        return;
-    }
     if (!below(3)) /* a PAE guest without nested paging */
         v->save.efer = EFER_SVME, v->control.nested_ctl = 0, v->save.cr3 = rng() & (RAM - 1);
     for (unsigned n = below(8); n; n--) {
@@ -334,6 +332,8 @@ static void random_vmcb(struct vmcb *v, const struct vmcb *good)
         v->control.eventinj = VMCB_EVENT_VALID | (rng() & 0xffffffff00000fff);
     if (!below(8))
         v->control.tlb_control = (uint8_t)below(9);
+    if ((v->save.cr3 & 0xfffff000) == VMCB_PA) /* its PDPTEs would be the VMCB's own bytes, which VMRUN writes */
+        v->save.cr3 ^= 0x10000;
 }
 
 static void test_round(void **state)
