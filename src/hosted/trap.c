@@ -206,6 +206,12 @@ static void on_signal(int sig, siginfo_t *info, void *context)
 
 static void release(struct binding *b)
 {
+    /* From here on alignment checks are the program's own: no AC that a restored context has left. (Past the red zone:
+     * the caller's own frame may end in it.) */
+    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl %0, (%%rsp); popfq; lea 128(%%rsp), %%rsp"
+                     :
+                     : "i"(~(int)FLAG_AC)
+                     : "memory", "cc");
     pthread_mutex_lock(&trap_process.lock);
     if (--trap_process.users == 0)
         for (unsigned i = 0; i < TRAP_SIGNALS; i++)
@@ -219,12 +225,6 @@ static void release(struct binding *b)
     }
     b->trapping = false;
     b->release = NULL;
-    /* From here on alignment checks are the program's own: no AC that a restored context has left. (Past the red zone:
-     * the caller's own frame may end in it.) */
-    __asm__ volatile("lea -128(%%rsp), %%rsp; pushfq; andl %0, (%%rsp); popfq; lea 128(%%rsp), %%rsp"
-                     :
-                     : "i"(~(int)FLAG_AC)
-                     : "memory", "cc");
 }
 
 enum vmenter_status vmenter_trap(bool on)
