@@ -134,7 +134,7 @@ __asm__(
 
     "  movl $0x01000000, 0x310(%rbx)\n  movl $0x4500, 0x300(%rbx)\n" /* INIT to processor 1 */
     "  movl $0x01000000, 0x310(%rbx)\n  movl $0x4601, 0x300(%rbx)\n" /* SIPI: 0x1000 */
-    "4: pause\n  cmpl $2, 0x18000\n  jne 4b\n"
+    "4: pause\n  cmpl $1, 0x18004\n  jne 4b\n"
     "  mov 0x18000, %eax\n  report 1, %rax\n"
     "  mov $100, %r12d\n"
     "5: mov 0x18010, %eax\n  mov %eax, %r13d\n" /* 100 times: interrupt the other, wait for its answer */
@@ -149,6 +149,7 @@ __asm__(
     "9: hlt\n  jmp 9b\n"
 
     "machine_ap:\n"
+        "  lock incl 0x18004\n" /* its APIC is on: what is sent from now on arrives */
     "1: cli\n  cmpl $0, 0x18020\n  jne 2f\n  sti\n  hlt\n  jmp 1b\n"
     "2: call machine_count\n"
     "3: cli\n  hlt\n  jmp 3b\n"
