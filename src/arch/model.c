@@ -72,7 +72,7 @@ static const struct {
     enum feature f, needs;
 } needs[] = {
 #define N(a, b) {FEATURE_##a, FEATURE_##b},
-    N(ept_paging_write, ept) N(guest_paging_verification, ept) N(hlat, ept) N(ept_spp, ept) N(vmfunc, ept)
+    N(ept_paging_write, ept) N(guest_paging_verification, ept) N(hlat, ept) N(any_error_code, vmx) N(ept_spp, ept) N(vmfunc, ept)
         N(ept_violation_ve, ept) N(pml, ept_ad) N(ept_ad, ept) N(ept_1gb, ept) N(ept_5level, ept) N(ept_x_only, ept)
             N(ept_mode_based_exec, ept) N(unrestricted_guest, ept) N(posted_intr, apicv) N(ipi_virt, apicv) N(
                 apicv, tpr_shadow) N(shadow_vmcs, vmx) N(ept, vmx) N(vpid, vmx) N(tpr_shadow, vmx) N(virtual_nmi, vmx)

@@ -90,7 +90,7 @@ void vmx_caps_init(struct vmx_caps *caps, const struct model *m)
 
     caps->basic = VMCS_REVISION | 4096ull << 32 | 6ull << 50 | (nehalem ? VMX_BASIC_INS_OUTS_INFO : 0) |
                   (model_has(m, FEATURE_true_ctls) ? VMX_BASIC_TRUE_CONTROLS : 0) |
-                  (m->vmx >= VMX_PROFILE_MAX ? VMX_BASIC_ANY_ERROR_CODE : 0);
+                  (model_has(m, FEATURE_any_error_code) ? VMX_BASIC_ANY_ERROR_CODE : 0);
     caps->misc = 5 | VMX_MISC_ACTIVITY_HLT | VMX_MISC_ACTIVITY_SHUTDOWN | VMX_MISC_ACTIVITY_WAIT_SIPI | 4ull << 16 |
                  (caps->proc2.may & VMX_PROC2_UNRESTRICTED_GUEST ? VMX_MISC_SAVE_EFER_LMA : 0) |
                  (server ? VMX_MISC_VMWRITE_ANY_FIELD | VMX_MISC_INJECT_LENGTH_0 : 0);

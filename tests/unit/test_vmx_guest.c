@@ -1752,7 +1752,7 @@ static void test_ipi(void **state)
             rig_destroy(r);
         }
     /* Without the control WRMSR goes to the processor's own APIC, and a model without it has no such fields. */
-    struct rig *r = rig_create("max,-ipi_virt,-ept_paging_write,-guest_paging_verification,-hlat");
+    struct rig *r = rig_create("max,-ipi_virt,-ept_paging_write,-guest_paging_verification");
     assert_false(r->x->caps.field[F_PROC3_CONTROLS] || r->x->caps.field[F_PID_POINTER_TABLE_ADDRESS]);
     assert_false(r->x->caps.proc.may & VMX_PROC_ACTIVATE_TERTIARY_CONTROLS);
     rig_destroy(r);
@@ -1882,7 +1882,7 @@ static void test_verification(void **state)
 /* "HLAT Paging": addresses in the protected linear range, restart, page faults. */
 static void test_hlat(void **state)
 {
-    struct rig *r = start("max", RIG_LONG);
+    struct rig *r = start("max,+hlat", RIG_LONG);
     CODE(r, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x60, 0x00, 0xf4);
     enum { PML4 = FREE1, PDPT = FREE2, PD = FREE3 };
     uint8_t zero[4096] = {0};
