@@ -72,25 +72,26 @@ static const struct {
     enum feature f, needs;
 } needs[] = {
 #define N(a, b) {FEATURE_##a, FEATURE_##b},
-    N(ept_paging_write, ept) N(guest_paging_verification, ept) N(hlat, ept) N(any_error_code, vmx) N(ept_spp, ept) N(vmfunc, ept)
-        N(ept_violation_ve, ept) N(pml, ept_ad) N(ept_ad, ept) N(ept_1gb, ept) N(ept_5level, ept) N(ept_x_only, ept)
-            N(ept_mode_based_exec, ept) N(unrestricted_guest, ept) N(posted_intr, apicv) N(ipi_virt, apicv) N(
-                apicv, tpr_shadow) N(shadow_vmcs, vmx) N(ept, vmx) N(vpid, vmx) N(tpr_shadow, vmx) N(virtual_nmi, vmx)
-                N(preemption_timer, vmx) N(vmx_tsc_scaling, vmx) N(true_ctls, vmx) N(gmet, npt) N(npt, svm) N(lbrv, svm)
-                    N(svm_lock, svm) N(nrip_save, svm) N(tsc_scale, svm) N(vmcb_clean, svm) N(flushbyasid, svm)
-                        N(decodeassists, svm) N(pausefilter, svm) N(pfthreshold, svm) N(avic, svm) N(idle_hlt, svm)
-                            N(v_vmsave_vmload, svm) N(vgif, svm) N(v_spec_ctrl, svm) N(vnmi, svm) N(skinit, svm)
-                                N(sse4_2, sse4_1) N(sse4_1, ssse3) N(ssse3, sse3) N(sse4a, sse3) N(misalignsse, sse3)
-                                    N(sse3, sse2) N(aes, sse2) N(pclmulqdq, sse2) N(sse2, sse) N(sse, fxsr) N(sse, mmx)
-                                        N(fxsr_opt, fxsr) N(fxsr, fpu) N(mmx, fpu) N(mmxext, mmx) N(xsaves, xsavec)
-                                            N(xsavec, xsave) N(xsaveopt, xsave) N(xgetbv1, xsave) N(xsaveerptr, xsave)
-                                                N(pku, xsave) N(xsave, fxsr) N(x2apic, apic) N(tsc_deadline_timer, apic)
-                                                    N(extapic, apic) N(la57, lm) N(pdpe1gb, lm) N(fsgsbase, lm)
-                                                        N(lahf_lm, lm) N(invpcid, pcid) N(pcid, lm) N(pks, lm)
-                                                            N(lm, pae) N(nx, pae) N(lm, syscall) N(lm, msr) N(lm, nx)
-                                                                N(lm, cx8) N(lm, sse2) N(lm, pge) N(mca, mce)
-                                                                    N(tsc_adjust, tsc) N(rdtscp, tsc)
-                                                                        N(constant_tsc, tsc) N(bmi2, bmi1)
+    N(ept_paging_write, ept) N(guest_paging_verification, ept) N(hlat, ept) N(any_error_code, vmx) N(ept_spp, ept)
+        N(vmfunc, ept) N(ept_violation_ve, ept) N(pml, ept_ad) N(ept_ad, ept) N(ept_1gb, ept) N(ept_5level, ept)
+            N(ept_x_only, ept) N(ept_mode_based_exec, ept) N(unrestricted_guest, ept) N(posted_intr, apicv) N(
+                ipi_virt, apicv) N(apicv, tpr_shadow) N(shadow_vmcs, vmx) N(ept, vmx) N(vpid, vmx) N(tpr_shadow, vmx)
+                N(virtual_nmi, vmx) N(preemption_timer, vmx) N(vmx_tsc_scaling, vmx) N(true_ctls, vmx) N(gmet, npt)
+                    N(npt, svm) N(lbrv, svm) N(svm_lock, svm) N(nrip_save, svm) N(tsc_scale, svm) N(vmcb_clean, svm)
+                        N(flushbyasid, svm) N(decodeassists, svm) N(pausefilter, svm) N(pfthreshold, svm) N(avic, svm)
+                            N(idle_hlt, svm) N(v_vmsave_vmload, svm) N(vgif, svm) N(v_spec_ctrl, svm) N(vnmi, svm)
+                                N(skinit, svm) N(sse4_2, sse4_1) N(sse4_1, ssse3) N(ssse3, sse3) N(sse4a, sse3)
+                                    N(misalignsse, sse3) N(sse3, sse2) N(aes, sse2) N(pclmulqdq, sse2) N(sse2, sse)
+                                        N(sse, fxsr) N(sse, mmx) N(fxsr_opt, fxsr) N(fxsr, fpu) N(mmx, fpu)
+                                            N(mmxext, mmx) N(xsaves, xsavec) N(xsavec, xsave) N(xsaveopt, xsave)
+                                                N(xgetbv1, xsave) N(xsaveerptr, xsave) N(pku, xsave) N(xsave, fxsr)
+                                                    N(x2apic, apic) N(tsc_deadline_timer, apic) N(extapic, apic)
+                                                        N(la57, lm) N(pdpe1gb, lm) N(fsgsbase, lm) N(lahf_lm, lm)
+                                                            N(invpcid, pcid) N(pcid, lm) N(pks, lm) N(lm, pae)
+                                                                N(nx, pae) N(lm, syscall) N(lm, msr) N(lm, nx)
+                                                                    N(lm, cx8) N(lm, sse2) N(lm, pge) N(mca, mce)
+                                                                        N(tsc_adjust, tsc) N(rdtscp, tsc)
+                                                                            N(constant_tsc, tsc) N(bmi2, bmi1)
 #undef N
 };
 /* What this processor does not execute yet. */

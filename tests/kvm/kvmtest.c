@@ -149,7 +149,7 @@ __asm__(
     "9: hlt\n  jmp 9b\n"
 
     "machine_ap:\n"
-        "  lock incl 0x18004\n" /* its APIC is on: what is sent from now on arrives */
+    "  lock incl 0x18004\n" /* its APIC is on: what is sent from now on arrives */
     "1: cli\n  cmpl $0, 0x18020\n  jne 2f\n  sti\n  hlt\n  jmp 1b\n"
     "2: call machine_count\n"
     "3: cli\n  hlt\n  jmp 3b\n"
