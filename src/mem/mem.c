@@ -42,10 +42,24 @@ struct mem {
     unsigned listeners;
 };
 
+/* Before and after a mapping: an access that ran over its end would fault and not reach what is the host's. */
+#define GUARD 65536u
+
 static void *map_zero(uint64_t len)
 {
-    void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    return p == MAP_FAILED ? NULL : p;
+    uint8_t *p = mmap(NULL, len + 2 * GUARD, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED)
+        return NULL;
+    if (mprotect(p + GUARD, len, PROT_READ | PROT_WRITE) != 0) {
+        munmap(p, len + 2 * GUARD);
+        return NULL;
+    }
+    return p + GUARD;
+}
+
+static void unmap(void *p, uint64_t len)
+{
+    munmap((uint8_t *)p - GUARD, len + 2 * GUARD);
 }
 
 struct mem *mem_create(void)
@@ -68,8 +82,8 @@ void mem_destroy(struct mem *m)
         return;
     for (unsigned i = 0; i < m->regions; i++)
         if (m->region[i].kind == REGION_RAM)
-            munmap(m->region[i].host, m->region[i].len);
-    munmap(m->note, NOTE_SLOTS * sizeof m->note[0]);
+            unmap(m->region[i].host, m->region[i].len);
+    unmap(m->note, NOTE_SLOTS * sizeof m->note[0]);
     pthread_mutex_destroy(&m->lock);
     free(m->region);
     free(m);
@@ -120,7 +134,7 @@ bool mem_add_ram(struct mem *m, hpa_t base, uint64_t len)
     struct region r = {.base = base.v, .len = len, .kind = REGION_RAM, .host = host};
     if (region_add(m, &r))
         return true;
-    munmap(host, len);
+    unmap(host, len);
     return false;
 }
 
@@ -142,7 +156,7 @@ bool mem_remove(struct mem *m, hpa_t base, uint64_t len)
     if (i == m->regions || m->region[i].base != base.v || m->region[i].len != len)
         return false;
     if (m->region[i].kind == REGION_RAM)
-        munmap(m->region[i].host, len);
+        unmap(m->region[i].host, len);
     m->regions--;
     memmove(&m->region[i], &m->region[i + 1], (m->regions - i) * sizeof *m->region);
     return true;

@@ -5,6 +5,9 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "src/mem/mem.h"
@@ -52,6 +55,25 @@ static void host_pointers_stay_inside_their_region(void **state)
     assert_null(mem_host(m, HPA(0x3000), 1, false));
     assert_null(mem_host(m, HPA(0x1000), 0, false));
     assert_null(mem_host(m, HPA(0x1000), UINT64_MAX, false));
+}
+
+/* What would run over the ends of a guest's memory meets no memory of the host. */
+static void nothing_of_the_host_lies_beside_ram(void **state)
+{
+    struct mem *m = *state;
+    assert_true(mem_add_ram(m, HPA(0), 1 << 20));
+    volatile uint8_t *ram = mem_host(m, HPA(0), 1 << 20, true);
+    static const long at[] = {-1, -4096, 1 << 20, (1 << 20) + 60000};
+    for (unsigned i = 0; i < 4; i++) {
+        pid_t child = fork();
+        if (child == 0) {
+            signal(SIGSEGV, SIG_DFL);
+            _exit(ram[at[i]] & 0);
+        }
+        int status = 0;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_false(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
 }
 
 static void phys_is_the_inverse_of_host(void **state)
@@ -213,6 +235,7 @@ int main(void)
         T(regions_do_not_overlap),
         T(odd_or_empty_or_wrapping_regions_are_refused),
         T(host_pointers_stay_inside_their_region),
+        T(nothing_of_the_host_lies_beside_ram),
         T(phys_is_the_inverse_of_host),
         T(holes_read_as_ones_and_drop_writes),
         T(read_only_memory_keeps_its_contents),
