@@ -229,7 +229,6 @@ static void pause_ends_turn(void **state)
     w->c->turn_pause = UINT64_MAX;
     load(w, t_pause_loop, t_pause_loop_end);
     w->c->gpr[GPR_RAX] = 0;
-    w->c->turn_pause = CODE_AT + 2; /* as if met before in this turn */
     uint64_t before = w->c->icount;
     assert_int_equal(cpu_run(w->c, 100), STOP_KICK);
     assert_int_equal(w->c->gpr[GPR_RAX], 2);
