@@ -247,13 +247,13 @@ int main(int argc, char **argv)
     setenv("ASAN_OPTIONS", "abort_on_error=1:allocator_may_return_null=1", 1);
     setenv("UBSAN_OPTIONS", "abort_on_error=1:halt_on_error=1", 1);
     for (unsigned long n = 0; n < count && bad < 5; n++) {
-        char *args[12] = {argv[1], argv[4]};
-        unsigned a = 2;
+        char *args[12] = {argv[1], argv[4]}, *made_up[4] = {0};
+        unsigned a = 2, words = 0;
         state = (seed + n) * UINT64_C(0x9e3779b97f4a7c15) | 1;
         rng();
         if (!strcmp(what, "explain")) {
             for (unsigned i = below(5); i > 0; i--)
-                args[a++] = strdup(word());
+                args[a++] = made_up[words++] = strdup(word());
         } else if (argc > 5 || !strcmp(what, "guest")) {
             int made = argc == 5 || below(4);
             FILE *f;
@@ -300,6 +300,8 @@ int main(int argc, char **argv)
             printf("\n");
             bad++;
         }
+        while (words > 0)
+            free(made_up[--words]);
     }
     if (!bad && !getenv("FUZZ_SHOW")) {
         unlink(in);
