@@ -16,7 +16,7 @@ static const struct command commands[] = {
     {"boot", "boot a hypervisor or a kernel on a PC whose processor has VMX or SVM", cmd_boot},
     {"guest", "run a guest operating system under VMX or SVM", cmd_guest},
     {"cpus", "list the processor models", cmd_cpus},
-    {"check", "which rules of a VM entry a dumped VMCS breaks", cmd_check},
+    {"check", "which rules of a VM entry a dumped VMCS or VMCB breaks", cmd_check},
     {"explain", "what a number or name of VMX or SVM means", cmd_explain},
 };
 

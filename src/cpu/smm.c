@@ -10,7 +10,7 @@
  * SMM_ALIAS added, which nothing else reaches.
  *
  * SDM volume 3C, "System Management Mode"; APM volume 2, "System-Management Mode".
- * NYI: TSEG, SMRRs, the dual-monitor treatment of SMIs.
+ * NYI: TSEG, SMRRs, D_CLS of the host bridge, the dual-monitor treatment of SMIs.
  */
 #include "src/cpu/sys.h"
 

@@ -23,13 +23,6 @@
 #define SEL_TSS  0x40
 #define TSS_SIZE 0x68
 
-#define PTE_P  BIT(0)
-#define PTE_W  BIT(1)
-#define PTE_U  BIT(2)
-#define PTE_A  BIT(5)
-#define PTE_D  BIT(6)
-#define PTE_PS BIT(7)
-
 #define GIB (1ull << 30)
 
 static void fw_store(struct vmenter_machine *m, uint64_t offset, uint64_t v)

@@ -9,16 +9,7 @@
 #include "src/mmu/mmu.h"
 #include "src/arch/creg.h"
 
-#define PTE_P       BIT(0)
-#define PTE_W       BIT(1)
-#define PTE_U       BIT(2)
-#define PTE_A       BIT(5)
-#define PTE_D       BIT(6)
-#define PTE_PS      BIT(7)
-#define PTE_G       BIT(8)
 #define PTE_RESTART BIT(11) /* of HLAT paging */
-#define PTE_NX      BIT(63)
-#define PTE_ADDR    0x000ffffffffff000ull
 
 #define EPT_R   BIT(0)
 #define EPT_W   BIT(1)

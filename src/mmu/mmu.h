@@ -15,6 +15,17 @@
 #define SMM_RAM_SIZE 0x20000u
 #define SMM_ALIAS    BIT(52) /* ... and what is added to it for a processor that sees it */
 
+/* Bits of an entry in the ordinary format. */
+#define PTE_P    BIT(0)
+#define PTE_W    BIT(1)
+#define PTE_U    BIT(2)
+#define PTE_A    BIT(5)
+#define PTE_D    BIT(6)
+#define PTE_PS   BIT(7)
+#define PTE_G    BIT(8)
+#define PTE_NX   BIT(63)
+#define PTE_ADDR 0x000ffffffffff000ull
+
 /* The registers that linear-address translation depends on. */
 struct mmu_regs {
     uint64_t cr0, cr3, cr4, efer;
