@@ -10,14 +10,6 @@
 #include "cli/check.h"
 
 #define MSR_COUNT (VMX_MSR_EXIT_CTLS2 - VMX_MSR_BASIC + 1)
-static const char *const msr_names[MSR_COUNT] = {
-    "IA32_VMX_BASIC",           "IA32_VMX_PINBASED_CTLS",      "IA32_VMX_PROCBASED_CTLS",
-    "IA32_VMX_EXIT_CTLS",       "IA32_VMX_ENTRY_CTLS",         "IA32_VMX_MISC",
-    "IA32_VMX_CR0_FIXED0",      "IA32_VMX_CR0_FIXED1",         "IA32_VMX_CR4_FIXED0",
-    "IA32_VMX_CR4_FIXED1",      "IA32_VMX_VMCS_ENUM",          "IA32_VMX_PROCBASED_CTLS2",
-    "IA32_VMX_EPT_VPID_CAP",    "IA32_VMX_TRUE_PINBASED_CTLS", "IA32_VMX_TRUE_PROCBASED_CTLS",
-    "IA32_VMX_TRUE_EXIT_CTLS",  "IA32_VMX_TRUE_ENTRY_CTLS",    "IA32_VMX_VMFUNC",
-    "IA32_VMX_PROCBASED_CTLS3", "IA32_VMX_EXIT_CTLS2"};
 
 /* The MSR that the line names, by number or by name; *at goes behind it. -1: none. */
 static int named_msr(const char **at)
@@ -25,8 +17,9 @@ static int named_msr(const char **at)
     const char *p = *at;
     uint64_t n;
     for (int i = MSR_COUNT - 1; i >= 0; i--) { /* longer names stand later */
-        const char *hit = strstr(p, msr_names[i]);
-        size_t len = strlen(msr_names[i]);
+        char name[CLI_MSR_NAME_MAX];
+        const char *hit = strstr(p, cli_msr_name(VMX_MSR_BASIC + (unsigned)i, name));
+        size_t len = strlen(name);
         if (hit && !isalnum((unsigned char)hit[len]) && hit[len] != '_') {
             *at = hit + len;
             /* Its number may follow in brackets. */
@@ -93,8 +86,10 @@ static bool read_msrs(const char *path, struct vmenter_vmx_caps *caps)
             current = -1;
         }
         if (seen[msr] && caps->msr[msr] != value) {
+            char name[CLI_MSR_NAME_MAX];
             cli_error("check: %s: %s has two values, 0x%llx and 0x%llx: processors differ, leave one", path,
-                      msr_names[msr], (unsigned long long)caps->msr[msr], (unsigned long long)value);
+                      cli_msr_name(VMX_MSR_BASIC + (unsigned)msr, name), (unsigned long long)caps->msr[msr],
+                      (unsigned long long)value);
             free(text);
             return false;
         }
@@ -112,7 +107,8 @@ static bool read_msrs(const char *path, struct vmenter_vmx_caps *caps)
     }
     for (size_t i = 0; i < sizeof(needed) / sizeof(*needed); i++) {
         if (!seen[needed[i] - VMX_MSR_BASIC]) {
-            cli_error("check: %s: lacks %s (0x%x)", path, msr_names[needed[i] - VMX_MSR_BASIC], needed[i]);
+            char name[CLI_MSR_NAME_MAX];
+            cli_error("check: %s: lacks %s (0x%x)", path, cli_msr_name(needed[i], name), needed[i]);
             return false;
         }
     }

@@ -58,6 +58,11 @@ bool cli_parse_size(const char *text, uint64_t *bytes);
 bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem);
 /* What a machine's clock shows at the start of a run in virtual time: always the same. */
 #define CLI_VIRTUAL_EPOCH UINT64_C(1735689600) /* 2025-01-01 00:00:00 UTC */
+/* An MSR's name as the SDM has it, of one that has a name. */
+#define CLI_MSR_NAME_MAX 48
+const char *cli_msr_name(uint32_t msr, char name[CLI_MSR_NAME_MAX]);
+/* --clock real|virtual. False after a message. */
+bool cli_parse_clock(const char *text, bool *real);
 /* Seconds, with a fraction. */
 bool cli_parse_seconds(const char *text, uint64_t *ns);
 

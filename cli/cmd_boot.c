@@ -81,6 +81,7 @@ static bool is_stdio(const char *serial)
 static int parse(int argc, char **argv, struct arguments *a)
 {
     struct option_parser p = {.options = options, .argc = argc, .argv = argv, .at = 1};
+    bool real;
     char *end;
     for (int id; (id = option_next(&p)) != OPTION_END;) {
         switch (id) {
@@ -126,10 +127,10 @@ static int parse(int argc, char **argv, struct arguments *a)
             break;
         case OPT_CLOCK:
             a->clock_given = true;
-            a->pc.clock = !strcmp(p.value, "real") ? VMENTER_CLOCK_REAL : VMENTER_CLOCK_VIRTUAL;
-            if (a->pc.clock == VMENTER_CLOCK_VIRTUAL && strcmp(p.value, "virtual") != 0) {
-                return cli_error("--clock %s: virtual or real", p.value);
+            if (!cli_parse_clock(p.value, &real)) {
+                return EXIT_USAGE;
             }
+            a->pc.clock = real ? VMENTER_CLOCK_REAL : VMENTER_CLOCK_VIRTUAL;
             break;
         case OPT_TIMEOUT:
             if (!cli_parse_seconds(p.value, &a->timeout_ns)) {

@@ -82,9 +82,8 @@ static int parse(int argc, char **argv, struct arguments *a)
         case OPT_APPEND: a->append = p.value; break;
         case OPT_CLOCK:
             a->clock_given = true;
-            a->real = !strcmp(p.value, "real");
-            if (!a->real && strcmp(p.value, "virtual") != 0) {
-                return cli_error("--clock %s: virtual or real", p.value);
+            if (!cli_parse_clock(p.value, &a->real)) {
+                return EXIT_USAGE;
             }
             break;
         case OPT_TIMEOUT:

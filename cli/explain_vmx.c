@@ -378,15 +378,6 @@ static int run_field(struct explain *x, int argc, char **argv)
 
 /* --- capability MSRs ---------------------------------------------------------------------------------------------- */
 
-static const char *const capability_names[] = {
-    "IA32_VMX_BASIC",           "IA32_VMX_PINBASED_CTLS",      "IA32_VMX_PROCBASED_CTLS",
-    "IA32_VMX_EXIT_CTLS",       "IA32_VMX_ENTRY_CTLS",         "IA32_VMX_MISC",
-    "IA32_VMX_CR0_FIXED0",      "IA32_VMX_CR0_FIXED1",         "IA32_VMX_CR4_FIXED0",
-    "IA32_VMX_CR4_FIXED1",      "IA32_VMX_VMCS_ENUM",          "IA32_VMX_PROCBASED_CTLS2",
-    "IA32_VMX_EPT_VPID_CAP",    "IA32_VMX_TRUE_PINBASED_CTLS", "IA32_VMX_TRUE_PROCBASED_CTLS",
-    "IA32_VMX_TRUE_EXIT_CTLS",  "IA32_VMX_TRUE_ENTRY_CTLS",    "IA32_VMX_VMFUNC",
-    "IA32_VMX_PROCBASED_CTLS3", "IA32_VMX_EXIT_CTLS2"};
-
 static void explain_allowed(struct explain *x, uint32_t msr, uint64_t v)
 {
     bool whole = msr == VMX_MSR_VMFUNC || msr == VMX_MSR_PROCBASED_CTLS3 || msr == VMX_MSR_EXIT_CTLS2;
@@ -424,7 +415,7 @@ static void explain_fixed(struct explain *x, uint64_t v, bool cr4, bool ones)
 
 static int run_msr(struct explain *x, int argc, char **argv)
 {
-    char name[64], value[24];
+    char name[64], value[24], msr[CLI_MSR_NAME_MAX];
     uint64_t n = 0, v = 0;
     if (argc != 2)
         return cli_error("explain: msr: an MSR is wanted, such as 0x480=0xda040000000004 or IA32_VMX_MISC");
@@ -433,22 +424,22 @@ static int run_msr(struct explain *x, int argc, char **argv)
     if (equals && !explain_number(equals + 1, &v))
         return cli_error("explain: msr: '%s' is no number", equals + 1);
     if (!explain_number(name, &n)) {
-        for (size_t i = 0; i < COUNT(capability_names); i++)
-            if (explain_same_name(name, capability_names[i]))
-                n = VMX_MSR_BASIC + i;
-        if (explain_same_name(name, "IA32_FEATURE_CONTROL"))
+        for (uint32_t i = VMX_MSR_BASIC; i <= VMX_MSR_EXIT_CTLS2; i++)
+            if (explain_same_name(name, cli_msr_name(i, msr)))
+                n = i;
+        if (explain_same_name(name, cli_msr_name(VMX_MSR_FEATURE_CONTROL, msr)))
             n = VMX_MSR_FEATURE_CONTROL;
     }
     bool capability = n >= VMX_MSR_BASIC && n <= VMX_MSR_EXIT_CTLS2;
     if (!capability && n != VMX_MSR_FEATURE_CONTROL)
         return cli_error("explain: msr: '%s' is no MSR of VMX: 0x3a, 0x480 to 0x493, or their names", name);
     explain_value(value, sizeof value, n, false);
-    explain_begin(x, "MSR", value, capability ? capability_names[n - VMX_MSR_BASIC] : "IA32_FEATURE_CONTROL");
+    explain_begin(x, "MSR", value, cli_msr_name((uint32_t)n, msr));
     explain_end(x);
     if (!equals)
         return EXIT_OK;
     explain_value(value, sizeof value, v, false);
-    explain_begin(x, capability ? capability_names[n - VMX_MSR_BASIC] : "IA32_FEATURE_CONTROL", value, "");
+    explain_begin(x, cli_msr_name((uint32_t)n, msr), value, "");
     switch (n) {
     case VMX_MSR_FEATURE_CONTROL: explain_format(x, "MSR_FEATURE_CONTROL", v); break;
     case VMX_MSR_BASIC: explain_format(x, "MSR_BASIC", v); break;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "src/arch/names.h"
 
 int option_next(struct option_parser *p)
 {
@@ -104,6 +105,22 @@ bool cli_parse_mem(const char *text, uint64_t min, uint64_t max, uint64_t *mem)
     if (*mem > max || *mem > host) {
         cli_error("--mem %s: more than %s: at most %lluM", text, *mem > host ? "this host has" : "a machine can have",
                   (unsigned long long)(host < max ? host : max) >> 20);
+        return false;
+    }
+    return true;
+}
+
+const char *cli_msr_name(uint32_t msr, char name[CLI_MSR_NAME_MAX])
+{
+    snprintf(name, CLI_MSR_NAME_MAX, "IA32_%s", msr_name(msr));
+    return name;
+}
+
+bool cli_parse_clock(const char *text, bool *real)
+{
+    *real = !strcmp(text, "real");
+    if (!*real && strcmp(text, "virtual") != 0) {
+        cli_error("--clock %s: virtual or real", text);
         return false;
     }
     return true;
