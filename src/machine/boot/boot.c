@@ -108,6 +108,18 @@ uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to)
     return pa != UINT64_MAX && boot_take(b, pa, len) ? pa : UINT64_MAX;
 }
 
+uint8_t *boot_info(struct boot *b, uint64_t len, uint64_t top, uint64_t *pa)
+{
+    *pa = boot_place(b, len, 0x9000, PC_EBDA);
+    if (*pa == UINT64_MAX)
+        *pa = boot_place(b, len, top, PC_HOLE);
+    uint8_t *p = *pa == UINT64_MAX ? NULL : boot_ram(b, *pa, len);
+    if (!p)
+        boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",
+                  b->config->image.name);
+    return p;
+}
+
 void boot_flat(struct cpu *c, uint16_t code, uint32_t code_ar, uint16_t data)
 {
     for (unsigned i = 0; i < 6; i++)

@@ -45,6 +45,9 @@ bool boot_take(struct boot *b, uint64_t pa, uint64_t len);
 /* Takes the lowest free page-aligned place in RAM from `from` on, else from 1 MiB on, below `to`: UINT64_MAX when
  * there is none. */
 uint64_t boot_place(struct boot *b, uint64_t len, uint64_t from, uint64_t to);
+/* Takes a place for what an image is told, low or from `top` on; its address in *pa. NULL: no room, the error is
+ * written. */
+uint8_t *boot_info(struct boot *b, uint64_t len, uint64_t top, uint64_t *pa);
 /* A free place, not taken, aligned, in [from, to), the lowest or the highest place. */
 uint64_t boot_find(struct boot *b, uint64_t len, uint64_t align, uint64_t from, uint64_t to, bool highest);
 

@@ -95,13 +95,10 @@ static bool build_info(struct boot *b, const struct elf_file *e, bool video, uin
     uint64_t size = used + boot_string_size(k->image.name, k->append) + boot_string_size(BOOT_LOADER_NAME, NULL);
     for (unsigned i = 0; i < n; i++)
         size += boot_string_size(mods[i].f->name, mods[i].f->args);
-    uint64_t top = boot_top(b), pa = boot_place(b, size, 0x9000, PC_EBDA);
-    if (pa == UINT64_MAX)
-        pa = boot_place(b, size, top, PC_HOLE);
-    uint8_t *p = pa == UINT64_MAX ? NULL : boot_ram(b, pa, size);
+    uint64_t top = boot_top(b), pa;
+    uint8_t *p = boot_info(b, size, top, &pa);
     if (!p)
-        return boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",
-                         k->image.name);
+        return false;
 
     struct info info = {.flags = INFO_MEMORY | INFO_CMDLINE | INFO_MODS | INFO_MMAP | INFO_LOADER,
                         .mem_lower = PC_EBDA >> 10,

@@ -260,13 +260,10 @@ static bool build_info(struct boot *b, const struct request *r, const struct elf
     uint8_t *sections;
     struct info o = {0};
     put_info(b, &o, r, e, im, mods, n, &sections);
-    uint64_t top = boot_top(b), pa = boot_place(b, o.used, 0x9000, PC_EBDA);
-    if (pa == UINT64_MAX)
-        pa = boot_place(b, o.used, top, PC_HOLE);
-    o.p = pa == UINT64_MAX ? NULL : boot_ram(b, pa, o.used);
+    uint64_t top = boot_top(b), pa;
+    o.p = boot_info(b, o.used, top, &pa);
     if (!o.p)
-        return boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",
-                         b->config->image.name);
+        return false;
     if (!boot_load_modules(b, mods, n, top))
         return false;
     put_info(b, &o, r, e, im, mods, n, &sections);

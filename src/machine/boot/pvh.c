@@ -32,13 +32,10 @@ static bool build_info(struct boot *b, uint32_t *info_pa)
     uint64_t size = used + boot_string_size(append, NULL);
     for (unsigned i = 0; i < n; i++)
         size += boot_string_size(mods[i].f->args ? mods[i].f->args : "", NULL);
-    uint64_t top = boot_top(b), pa = boot_place(b, size, 0x9000, PC_EBDA);
-    if (pa == UINT64_MAX)
-        pa = boot_place(b, size, top, PC_HOLE);
-    uint8_t *p = pa == UINT64_MAX ? NULL : boot_ram(b, pa, size);
+    uint64_t top = boot_top(b), pa;
+    uint8_t *p = boot_info(b, size, top, &pa);
     if (!p)
-        return boot_fail(b, "%s: no RAM is left for its command line and memory map: use a larger --mem",
-                         k->image.name);
+        return false;
     if (!boot_load_modules(b, mods, n, top))
         return false;
     struct start_info info = {.magic = MAGIC,
