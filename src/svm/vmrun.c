@@ -8,6 +8,8 @@
  * Invariants: s->vmcb is null exactly outside guest mode. While s->cached_pa names a VMCB, the control groups of struct
  * svm_cpu and s->guest hold what the processor last loaded from it or saved to it: a group whose clean bit is set is
  * taken from there, and memory is not read. Nothing of the VMCB is kept as a pointer across a #VMEXIT.
+ *
+ * NYI: AVIC, x2AVIC, bus-lock threshold, IBS and PMC virtualization; CPUID offers none of them.
  */
 #include "src/cpu/flags.h"
 #include "src/svm/svm_cpu.h"
